@@ -1,0 +1,67 @@
+"""All events by type: parse what came, and render the schemas. A type that is not here is not an event of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from finery_contracts import access, billing, datasets, deployments, models, notifications, tasks, usage
+from finery_contracts.envelope import Event
+
+EVENTS: dict[str, type[Event]] = {
+    event.type_name(): event
+    for event in (
+        access.ProjectCreated,
+        tasks.TaskCreated,
+        tasks.TaskQueued,
+        tasks.TaskPreparing,
+        tasks.TaskRunning,
+        tasks.TaskRetrying,
+        tasks.TaskAttemptEnded,
+        tasks.TaskSucceeded,
+        tasks.TaskFailed,
+        tasks.TaskTerminated,
+        datasets.DatasetUploaded,
+        datasets.DatasetReady,
+        datasets.DatasetRejected,
+        datasets.DatasetDeleted,
+        models.ModelCreated,
+        models.ModelReady,
+        models.ModelInvalid,
+        models.ModelPublished,
+        models.ModelDeleted,
+        deployments.DeploymentDeploying,
+        deployments.DeploymentRunning,
+        deployments.DeploymentStopping,
+        deployments.DeploymentStopped,
+        deployments.DeploymentFailed,
+        deployments.DeploymentDeleted,
+        deployments.DeploymentInstanceEnded,
+        usage.UsageRecorded,
+        notifications.SubscriptionConfirmed,
+        notifications.DeliveryDied,
+        billing.BillingCharged,
+    )
+}
+
+
+class UnknownEventType(ValueError):
+    """The message is no event of this version of Finery."""
+
+
+def parse_event(body: bytes) -> Event:
+    """The event in these bytes.
+
+    Raises:
+        UnknownEventType: well-formed, but of a type this version does not know (a newer peer's).
+        pydantic.ValidationError: not one of our events.
+    """
+    kind = TypeAdapter(dict[str, Any]).validate_json(body).get("type")
+    model = EVENTS.get(str(kind))
+    if model is None:
+        raise UnknownEventType(f"no event type {kind!r}")
+    return model.model_validate_json(body)
+
+
+__all__ = ["EVENTS", "UnknownEventType", "ValidationError", "parse_event"]

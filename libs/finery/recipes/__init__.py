@@ -1,0 +1,1 @@
+"""Recipes: small sample data sets that ship with Finery."""

@@ -1,0 +1,1 @@
+"""Sample data: support-desk intent classification (train and held-out sets)."""

@@ -1,0 +1,338 @@
+"""One attempt at one task, from claim to last report: engine files in, snapshots, curves, log lines and spans out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from opentelemetry.trace import SpanKind
+from pydantic import ValidationError
+
+from finery_contracts.errors import EngineFailed, ErrorBody, FineryError, Unavailable
+from finery_contracts.jobs import CheckpointRef, EngineJob, JobResult, Phase, Progress, Span
+from finery_contracts.streams import LOGS, METRICS, REPORTS, log_subject, metric_subject, report_subject
+from finery_contracts.tasks import (
+    AttemptEnd,
+    Claim,
+    EndReason,
+    HeartbeatAnswer,
+    HeartbeatRequest,
+    LogLine,
+    MetricPoint,
+    Report,
+    TaskProgress,
+)
+from finery_kit.bus import ask
+from finery_kit.db import utc_now
+from finery_kit.executor import EngineProcess, Executor, kill, terminate
+from finery_kit.service import Service
+from finery_kit.storage import SCHEME, Storage
+from finery_kit.tail import Tail
+from finery_kit.telemetry import current_traceparent, export_engine_span, span_from
+
+if TYPE_CHECKING:
+    from finery_kit.worker import Engine
+
+log = logging.getLogger("finery.attempt")
+HEARTBEAT_S = 2.0
+CUT_OFF_S = 120.0
+LOOK_S = 0.1
+SHIP_S = 0.25
+LOG_TAIL_LINES = 15
+
+
+@dataclass
+class Attempt:
+    """What a claim became."""
+
+    claim: Claim
+    engine: Engine
+    service: Service
+    executor: Executor
+    storage: Storage
+    folder: Path
+    worker: str
+    _seq: int = 0
+    _phase: Phase = Phase.PREPARING
+    _claimed_at: float = field(default_factory=time.monotonic)
+    _running_at: float | None = None
+    _ended_at: float | None = None
+    _progress: TaskProgress = field(default_factory=TaskProgress)
+    _checkpoints: list[CheckpointRef] = field(default_factory=list[CheckpointRef])
+    _process: EngineProcess | None = None
+    _stop_reason: str | None = None  # stop | leave | abandon | cut_off
+    _traceparent: str | None = None
+    _ended: bool = False
+    _reported_at: float = 0.0
+
+    async def run(self) -> None:
+        """Until the last report is acknowledged; never raises."""
+        with span_from(
+            self.claim.traceparent, self.service.name, f"attempt {self.claim.spec.kind}", kind=SpanKind.CONSUMER,
+            task_id=self.claim.task_id, attempt=self.claim.attempt,
+        ):  # fmt: skip
+            self._traceparent = current_traceparent()
+            try:
+                end = await self._work()
+            except FineryError as fault:
+                end = AttemptEnd(reason=EndReason.CRASHED, error=fault.body)
+            except Exception as fault:
+                log.exception("attempt_failed", extra={"task_id": self.claim.task_id})
+                end = AttemptEnd(reason=EndReason.CRASHED, error=EngineFailed(repr(fault)).body)
+            if self._stop_reason != "abandon":
+                await self._report(end)
+            await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
+
+    def leave(self) -> None:
+        """The worker goes: save, and let the attempt end as lost without blame."""
+        self._stop("leave")
+
+    async def _work(self) -> AttemptEnd:
+        await asyncio.to_thread(self._prepare)
+        process = await self.executor.start(
+            self.engine.module, self.folder, environment=self.engine.environment, warm=self.engine.warm
+        )
+        self._process = process
+        if self._stop_reason is not None:
+            self._end_process()
+        heart = asyncio.create_task(self._heartbeat())
+        following = asyncio.create_task(self._follow())
+        try:
+            status = await process.wait()
+        finally:
+            self._ended_at, self._ended = time.monotonic(), True
+            heart.cancel()
+            await asyncio.gather(heart, following, return_exceptions=True)
+        return await asyncio.to_thread(self._conclude, status)
+
+    # --- before -------------------------------------------------------------------------------------------------
+
+    def _prepare(self) -> None:
+        self.folder.mkdir(parents=True)
+        spec: dict[str, Any] = self.claim.spec.model_dump(mode="json")
+        for name, value in spec.items():
+            if isinstance(value, str):
+                spec[name] = self._local(value)
+        resume = self._local(self.claim.resume_from) if self.claim.resume_from else None
+        job = EngineJob.model_validate(
+            {
+                "task_id": self.claim.task_id, "attempt": self.claim.attempt, "project_id": self.claim.project,
+                "spec": spec, "resume_from": resume, "traceparent": self._traceparent,
+                "threads": min(os.cpu_count() or 2, 16),
+            }
+        )  # fmt: skip
+        (self.folder / "job.json").write_text(job.model_dump_json(indent=1))
+
+    def _local(self, value: str) -> str:
+        """Store and package URLs become paths; everything else stays."""
+        if value.startswith(SCHEME):
+            return str(self.storage.path(value))
+        if value.startswith("package://"):
+            return str(self.executor.site_packages(self.engine.environment) / value.removeprefix("package://"))
+        return value.removeprefix("file://") if value.startswith("file://") else value
+
+    # --- while it runs ------------------------------------------------------------------------------------------
+
+    async def _heartbeat(self) -> None:
+        heard_at = time.monotonic()
+        request = HeartbeatRequest(task_id=self.claim.task_id, attempt=self.claim.attempt, worker=self.worker)
+        while True:
+            try:
+                answer = await ask(
+                    self.service.client, "studio", "heartbeat", request, HeartbeatAnswer, timeout_s=HEARTBEAT_S
+                )
+                heard_at = time.monotonic()
+                if answer.command in ("stop", "abandon"):
+                    self._stop(answer.command)
+            except Unavailable:
+                if time.monotonic() - heard_at > CUT_OFF_S:
+                    self._stop("cut_off")
+            await asyncio.sleep(HEARTBEAT_S)
+
+    async def _follow(self) -> None:
+        tails = Tails(self.folder)
+        while not self._ended:
+            with contextlib.suppress(Unavailable):
+                await self._look(tails)
+            await asyncio.sleep(LOOK_S if self._phase is Phase.PREPARING else SHIP_S)
+        with contextlib.suppress(Unavailable):
+            await self._look(tails)
+
+    async def _look(self, tails: Tails) -> None:
+        """Read what is new and pass it on: points and lines to their streams, a snapshot to the studio."""
+        lines = [_parsed(line) for line in tails.progress.read()]
+        news = [line for line in lines if line is not None]
+        urgent = bool(news) and await self._take_in(news)
+        for line in tails.spans.read():
+            with contextlib.suppress(ValidationError):
+                export_engine_span(self.service.name, Span.model_validate_json(line))
+        if urgent or (news and time.monotonic() - self._reported_at >= self.claim.progress_interval_s):
+            await self._report(None)
+        await self._ship_points(news)
+        await self._ship_log(tails.log.read())
+
+    async def _take_in(self, news: list[Progress]) -> bool:
+        before = (self._phase, len(self._checkpoints))
+        for line in news:
+            self._phase = line.phase
+            merged = {**self._progress.metrics, **line.metrics}
+            self._progress = TaskProgress(
+                step=line.step, total=line.total, message=line.message, eta_s=line.eta_s, metrics=merged
+            )
+            if line.checkpoint is not None:
+                await asyncio.to_thread(self._keep_checkpoint, line.checkpoint)
+        if self._phase is Phase.RUNNING and self._running_at is None:
+            self._running_at = time.monotonic()
+        return before != (self._phase, len(self._checkpoints))
+
+    def _keep_checkpoint(self, checkpoint: CheckpointRef) -> None:
+        """A copy by hard links in the store: it outlives this worker."""
+        source = self.folder / "checkpoints" / checkpoint.path
+        if not source.is_dir():
+            return
+        aside = self.folder / f".{checkpoint.path}"
+        shutil.copytree(source, aside, copy_function=_link)
+        key = f"{self._key}/checkpoints/{checkpoint.path}"
+        kept = checkpoint.model_copy(update={"path": self.storage.put_tree(aside, key)})
+        self._checkpoints = [*self._checkpoints, kept]
+
+    async def _ship_points(self, news: list[Progress]) -> None:
+        points = [
+            MetricPoint(at=utc_now(), attempt=self.claim.attempt, step=n.step, total=n.total, values=n.metrics)
+            for n in news
+            if n.metrics
+        ]
+        if points:
+            body = json.dumps([point.model_dump(mode="json") for point in points]).encode()
+            await self._publish(metric_subject(self.claim.project, self.claim.task_id), body, METRICS.name)
+
+    async def _ship_log(self, lines: list[str]) -> None:
+        entries = [LogLine(at=utc_now(), attempt=self.claim.attempt, text=line[:4000]) for line in lines]
+        for start in range(0, len(entries), 100):
+            body = json.dumps([entry.model_dump(mode="json") for entry in entries[start : start + 100]]).encode()
+            await self._publish(log_subject(self.claim.project, self.claim.task_id), body, LOGS.name)
+
+    async def _publish(self, subject: str, body: bytes, stream: str, headers: dict[str, str] | None = None) -> None:
+        try:
+            await self.service.jetstream.publish(subject, body, stream=stream, headers=headers, timeout=5)
+        except Exception as fault:  # nats-py raises half a dozen kinds when the broker is away
+            raise Unavailable(f"the bus does not take {stream} at the moment") from fault
+
+    # --- stopping -----------------------------------------------------------------------------------------------
+
+    def _stop(self, why: str) -> None:
+        if self._stop_reason is None:
+            self._stop_reason = why
+            self._end_process()
+
+    def _end_process(self) -> None:
+        if self._process is None:
+            return
+        if self._stop_reason == "abandon":
+            kill(self._process)
+        else:
+            self._terminating = asyncio.create_task(terminate(self._process))
+
+    # --- after --------------------------------------------------------------------------------------------------
+
+    def _conclude(self, status: int) -> AttemptEnd:
+        result = self._result()
+        artefact = None
+        if self._stop_reason != "abandon":
+            artefact = self._store()
+        if self._stop_reason in ("leave", "cut_off") and (result is None or result.status == "terminated"):
+            error = EngineFailed("the worker went away", code="worker_left").body
+            return AttemptEnd(reason=EndReason.LOST, error=error, artefact=artefact)
+        if result is None or status not in (0, 2):
+            return AttemptEnd(reason=EndReason.CRASHED, error=self._crash(status), artefact=artefact)
+        reason = {
+            "succeeded": EndReason.SUCCEEDED,
+            "terminated": EndReason.TERMINATED,
+            "failed": EndReason.USER_MISTAKE,
+        }[result.status]
+        return AttemptEnd(reason=reason, output=result.output, error=result.error, artefact=artefact)
+
+    def _result(self) -> JobResult | None:
+        try:
+            return JobResult.model_validate_json((self.folder / "result.json").read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def _crash(self, status: int) -> ErrorBody:
+        how = f"signal {-status}" if status < 0 else f"status {status}"
+        tail = (self.folder / "log.txt").read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
+        return ErrorBody(
+            code="engine_crashed",
+            message=f"the engine ended with {how}; the last lines of its log follow, all of it is in the task's log",
+            details=[{"log": tail}],
+        )
+
+    def _store(self) -> str:
+        """Move what the attempt left into the store."""
+        kept = self.folder / "kept"
+        kept.mkdir()
+        for name in ("out", "log.txt", "progress.jsonl", "result.json"):
+            if (self.folder / name).exists():
+                os.rename(self.folder / name, kept / name)
+        return self.storage.put_tree(kept, f"{self._key}/left")
+
+    @property
+    def _key(self) -> str:
+        return f"{self.claim.project}/tasks/{self.claim.task_id}/{self.claim.attempt}"
+
+    async def _report(self, end: AttemptEnd | None) -> None:
+        """Publish a snapshot; the last one is repeated until the bus has it."""
+        self._seq += 1
+        self._reported_at = time.monotonic()
+        now = self._ended_at or time.monotonic()
+        started = self._running_at if self._running_at is not None else now
+        report = Report(
+            task_id=self.claim.task_id, attempt=self.claim.attempt, project=self.claim.project, worker=self.worker,
+            seq=self._seq, phase=self._phase, preparing_s=started - self._claimed_at, running_s=now - started,
+            progress=self._progress, checkpoints=self._checkpoints, end=end, traceparent=self._traceparent,
+        )  # fmt: skip
+        headers = {
+            "Nats-Msg-Id": f"{report.task_id}:{report.attempt}:{report.seq}",
+            "traceparent": self._traceparent or "",
+        }
+        while True:
+            try:
+                await self._publish(
+                    report_subject(report.task_id), report.model_dump_json().encode(), REPORTS.name, headers
+                )
+                return
+            except Unavailable:
+                if end is None:
+                    return
+                await asyncio.sleep(1)
+
+
+class Tails:
+    """The three files an engine appends to, and how far each was read."""
+
+    def __init__(self, folder: Path) -> None:
+        self.progress = Tail(folder / "progress.jsonl")
+        self.log = Tail(folder / "log.txt")
+        self.spans = Tail(folder / "spans.jsonl")
+
+
+def _parsed(line: str) -> Progress | None:
+    try:
+        return Progress.model_validate_json(line)
+    except ValidationError:
+        return None
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,0 +1,229 @@
+"""A service's side of the bus: facts in, requests in and out. FastStream declares and runs it; pull subscribers only.
+
+A handler of a fact is a plain function ``(transaction, event)``: the kit parses, deduplicates, commits and
+acknowledges, once, here. It refuses to declare streams or consumers: ``bus_init`` does that.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import nats.errors
+from faststream import AckPolicy
+from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
+from nats.aio.client import Client
+from opentelemetry.trace import SpanKind
+from pydantic import BaseModel, ValidationError
+
+from finery_contracts.access import Actor
+from finery_contracts.envelope import Event
+from finery_contracts.errors import ErrorBody, FineryError, InvalidRequest, Unavailable, error_of
+from finery_contracts.model import Record
+from finery_contracts.registry import UnknownEventType, parse_event
+from finery_contracts.streams import EVENTS, rpc_subject
+from finery_kit.db import Database, Transaction
+from finery_kit.delivery import first_sight
+from finery_kit.telemetry import current_traceparent, span_from
+
+log = logging.getLogger("finery.bus")
+
+B = TypeVar("B", bound=BaseModel)
+R = TypeVar("R", bound=BaseModel)
+FactRoutes = Mapping[type[Event], Callable[[Transaction, Any], None]]
+PULL = PullSub(32, timeout=2)
+RPC_TIMEOUT_S = 10.0
+INBOX = b"_FINERY"  # answers to services arrive where no project's credential can listen
+
+
+class RpcRequest(Record):
+    """The envelope of a request to a noun's owner."""
+
+    actor: Actor | None = None
+    idempotency_key: str | None = None
+    body: Any = None
+
+
+class RpcAnswer(Record):
+    """Either ``body`` or ``error``."""
+
+    body: Any = None
+    status: int | None = None
+    error: ErrorBody | None = None
+
+
+@dataclass(frozen=True)
+class Call(Generic[B]):
+    """A request as its handler sees it."""
+
+    body: B
+    actor: Actor | None
+    idempotency_key: str | None
+
+    @property
+    def by(self) -> Actor:
+        """The actor; requests of machines have none and must not come here."""
+        if self.actor is None:
+            raise InvalidRequest("this request needs an actor", code="actor_missing")
+        return self.actor
+
+
+@dataclass(frozen=True)
+class Rpc:
+    """One row of a service's RPC table."""
+
+    body: type[BaseModel]
+    handler: Callable[[Any], Awaitable[BaseModel | None]]
+
+
+def make_broker(url: str, service: str) -> NatsBroker:
+    """A connection that never gives up reconnecting."""
+
+    async def on_error(fault: Exception) -> None:
+        log.warning("bus_error", extra={"service": service, "error": repr(fault)})
+
+    return NatsBroker(
+        url, name=service, max_reconnect_attempts=-1, reconnect_time_wait=0.25, connect_timeout=5,
+        error_cb=on_error, logger=None, graceful_timeout=10, inbox_prefix=INBOX,
+    )  # fmt: skip
+
+
+def listen_to_facts(
+    broker: NatsBroker, service: str, durable: str, routes: FactRoutes, database: Database,
+    *, after: Callable[[], None] | None = None,
+) -> None:  # fmt: skip
+    """Attach a service's table of facts to its durable consumer. ``after`` runs when a change was committed."""
+
+    async def on_fact(body: bytes, msg: NatsMessage) -> None:
+        event = parse_or_none(body)
+        handler = routes.get(type(event)) if event is not None else None
+        if event is None or handler is None:
+            await msg.ack()
+            return
+        parent = (msg.headers or {}).get("traceparent") or event.traceparent
+        with span_from(parent, service, f"process {event.type}", kind=SpanKind.CONSUMER, noun=event.subject):
+            applied = await database.write(lambda tx: apply_once(tx, event, handler))
+        await msg.ack()
+        if applied and after is not None:
+            after()
+
+    subscribe_pull(broker, EVENTS.name, "finery.evt.>", durable, on_fact)
+
+
+def subscribe_pull(
+    broker: NatsBroker, stream: str, subject: str, durable: str, handler: Callable[..., Awaitable[None]]
+) -> None:
+    """A pull subscriber on a consumer that ``bus_init`` made; what raises is redelivered with growing delay."""
+
+    async def guarded(body: bytes, msg: NatsMessage) -> None:
+        try:
+            await handler(body, msg)
+        except (ValidationError, UnicodeDecodeError) as fault:
+            log.error("message_rejected", extra={"durable": durable, "error": str(fault)[:500]})
+            await msg.reject()
+        except Exception as fault:
+            delivered = msg.raw_message.metadata.num_delivered  # pyright: ignore[reportUnknownMemberType]
+            log.exception("handler_failed", extra={"durable": durable, "error": repr(fault), "delivered": delivered})
+            await msg.nack(delay=min(60.0, 0.5 * 2 ** (delivered - 1)))
+
+    broker.subscriber(
+        subject, stream=JStream(stream, declare=False), durable=durable, pull_sub=PULL,
+        ack_policy=AckPolicy.MANUAL, decoder=raw_decoder, title=durable,
+        inbox_prefix=INBOX + b".",
+    )(guarded)  # fmt: skip
+
+
+async def raw_decoder(message: Any) -> bytes:
+    """FastStream does not know our content type: hand the bytes on as they came."""
+    return bytes(message.body)
+
+
+def parse_or_none(body: bytes) -> Event | None:
+    """The event, or None for one of a newer peer."""
+    try:
+        return parse_event(body)
+    except UnknownEventType:
+        return None
+
+
+def apply_once(tx: Transaction, event: Event, handler: Callable[[Transaction, Any], None]) -> bool:
+    """The inbox: the same fact twice changes nothing twice."""
+    if not first_sight(tx, event):
+        return False
+    handler(tx, event)
+    return True
+
+
+def answer_requests(broker: NatsBroker, service: str, table: Mapping[str, Rpc]) -> None:
+    """Attach a service's table of requests. Replicas share the work."""
+    for verb, row in table.items():
+        broker.subscriber(rpc_subject(service, verb), queue=service, decoder=raw_decoder, title=f"{service}.{verb}")(
+            _answering(service, verb, row)
+        )
+
+
+def _answering(service: str, verb: str, row: Rpc) -> Callable[..., Awaitable[bytes]]:
+    async def answer(body: bytes, msg: NatsMessage) -> bytes:
+        parent = (msg.headers or {}).get("traceparent")
+        quiet = parent is None
+        try:
+            request = RpcRequest.model_validate_json(body)
+            call = Call(row.body.model_validate(request.body or {}), request.actor, request.idempotency_key)
+            if quiet:  # heartbeats and the like: no cause, no trace
+                found = await row.handler(call)
+            else:
+                with span_from(parent, service, f"{service}.{verb}", kind=SpanKind.SERVER):
+                    found = await row.handler(call)
+            reply = RpcAnswer(body=found.model_dump(mode="json") if found is not None else None)
+        except ValidationError as fault:
+            reply = RpcAnswer(status=400, error=body_of_validation(fault))
+        except FineryError as fault:
+            reply = RpcAnswer(status=fault.status, error=fault.body)
+        except Exception:
+            log.exception("rpc_failed", extra={"service": service, "verb": verb})
+            reply = RpcAnswer(status=500, error=FineryError().body)
+        return reply.model_dump_json().encode()
+
+    return answer
+
+
+async def ask(
+    client: Client, owner: str, verb: str, body: BaseModel | None, answer: type[R],
+    *, actor: Actor | None = None, idempotency_key: str | None = None, timeout_s: float = RPC_TIMEOUT_S,
+) -> R:  # fmt: skip
+    """Ask the owner of a noun.
+
+    Raises:
+        FineryError: what the owner answered.
+        Unavailable: no owner is there, or none answered in time.
+    """
+    request = RpcRequest(
+        actor=actor, idempotency_key=idempotency_key, body=body.model_dump(mode="json") if body is not None else None
+    )
+    parent = current_traceparent()
+    try:
+        message = await client.request(
+            rpc_subject(owner, verb), request.model_dump_json().encode(), timeout=timeout_s,
+            headers={"traceparent": parent} if parent else None,
+        )  # fmt: skip
+    except (nats.errors.NoRespondersError, nats.errors.TimeoutError, nats.errors.ConnectionClosedError) as fault:
+        raise Unavailable(f"{owner} does not answer at the moment; try again in a few seconds") from fault
+    reply = RpcAnswer.model_validate_json(message.data)
+    if reply.error is not None:
+        raise error_of(reply.status or 500, reply.error)
+    return answer.model_validate(reply.body)
+
+
+def body_of_validation(fault: ValidationError) -> ErrorBody:
+    """All faults of a request at once, each with its place."""
+    details = [
+        {"param": ".".join(str(part) for part in error["loc"]) or None, "message": error["msg"], "code": error["type"]}
+        for error in fault.errors(include_url=False, include_context=False, include_input=False)
+    ]
+    named = "; ".join(f"{d['param']}: {d['message']}" if d["param"] else str(d["message"]) for d in details)
+    code = "unknown_parameter" if any(d["code"] == "extra_forbidden" for d in details) else "invalid_request"
+    return ErrorBody(
+        code=code, message=f"the request is not valid: {named}", param=details[0]["param"], details=details
+    )

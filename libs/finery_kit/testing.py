@@ -1,0 +1,63 @@
+"""Fakes and real parts for tests: a nats-server from its wheel, a virtual clock, an executor that runs nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import subprocess
+import time
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from finery_kit.nats_server import nats_binary
+
+
+def free_port() -> int:
+    """A port that nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def nats_server(folder: Path, *, port: int | None = None) -> Iterator[str]:
+    """A real broker with JetStream in ``folder``; yields its URL."""
+    port, monitor = port or free_port(), free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [str(nats_binary()), "-a", "127.0.0.1", "-p", str(port), "-m", str(monitor), "-js", "-sd", str(folder)]
+    with (folder / "nats.log").open("ab") as log:
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+    try:
+        _await_health(monitor, process)
+        yield f"nats://127.0.0.1:{port}"
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
+def _await_health(monitor: int, process: subprocess.Popen[bytes]) -> None:
+    until = time.monotonic() + 10
+    while time.monotonic() < until:
+        if process.poll() is not None:
+            raise RuntimeError(f"nats-server left with status {process.returncode}")
+        with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{monitor}/healthz", timeout=1):
+            return
+        time.sleep(0.02)
+    raise RuntimeError("nats-server did not get ready")
+
+
+@dataclass
+class VirtualClock:
+    """A clock that goes when told."""
+
+    now: datetime = field(default_factory=lambda: datetime(2026, 1, 1, tzinfo=UTC))
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += timedelta(seconds=seconds)
