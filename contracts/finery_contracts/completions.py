@@ -6,10 +6,10 @@ fits the context is for the engine to say.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar, cast
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any, Literal, Self, cast
 
-from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails, from_json
 
 from finery_contracts.errors import InvalidRequest
@@ -73,6 +73,16 @@ class Fault(Record):
     message: str
 
 
+class TextPart(Record):
+    """A piece of a message's content; the only kind that is supported."""
+
+    type: Literal["text"]
+    text: str
+
+
+_PARTS = TypeAdapter(list[TextPart])
+
+
 def _stops(value: object) -> object:
     return [value] if isinstance(value, str) else value
 
@@ -81,27 +91,32 @@ def _text_of(content: object) -> object:
     """A message's text: the string itself, or its text parts with a line break between them, as vLLM joins them."""
     if isinstance(content, str):
         return content
-    if not isinstance(content, list):
-        raise ValueError('give a string, or a list of parts {"type": "text", "text": "…"}')
-    texts: list[str] = []
-    for part in cast("list[object]", content):
-        fields = cast("Mapping[str, object]", part) if isinstance(part, Mapping) else {}
-        text = fields.get("text")
-        if fields.get("type") != "text" or not isinstance(text, str):
-            raise ValueError('only parts {"type": "text", "text": "…"} are supported; leave images, audio and files out')
-        texts.append(text)
-    return "\n".join(texts)
+    try:
+        return "\n".join(part.text for part in _PARTS.validate_python(content))
+    except ValidationError as wrong:
+        raise ValueError(
+            'give a string or a list of {"type": "text", "text": "…"}; no images, audio or files'
+        ) from wrong
 
 
 def _one_prompt(value: object) -> object:
     """A text or a list of token numbers; a list that holds exactly one of these stands for it."""
-    items = cast("list[object]", value) if isinstance(value, list) else [value]
-    if len(items) == 1 and isinstance(items[0], str | list):
-        return _one_prompt(items[0]) if isinstance(items[0], list) else items[0]
+    if isinstance(value, str):
+        return value
+    items = cast("list[object]", value) if isinstance(value, list) else []
+    if len(items) == 1 and isinstance(items[0], str):
+        return items[0]
+    if len(items) == 1 and isinstance(items[0], list):
+        items = cast("list[object]", items[0])
     if items and all(isinstance(item, int) and not isinstance(item, bool) and item >= 0 for item in items):
-        if isinstance(value, list):
-            return cast("list[int]", items)
+        return items
     raise ValueError("give one prompt: a string or a list of token numbers; send several prompts as several requests")
+
+
+def _top_k(value: object) -> object:
+    if isinstance(value, int) and not isinstance(value, bool) and value != -1 and value < 1:
+        raise ValueError("give -1 (all tokens) or a number from 1")
+    return value
 
 
 class Message(Record):
@@ -127,12 +142,10 @@ class GenerationRequest(Request):
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False, strict=True)
 
-    OUTSIDE: ClassVar[frozenset[str]] = frozenset()
-
     model: str = Field(min_length=1, description="name of the deployment, or an ft: name")
     max_tokens: int | None = Field(default=None, ge=1, description="absent: what is left of the context")
     max_completion_tokens: int | None = Field(default=None, ge=1, description="OpenAI's newer name of max_tokens")
-    top_k: Annotated[int, BeforeValidator(lambda value: _top_k(value))] = Field(
+    top_k: Annotated[int, BeforeValidator(_top_k)] = Field(
         default=-1, description="sample from so many tokens; -1: from all"
     )
     top_p: float = Field(default=1.0, gt=0, le=1, description="sample from the likeliest tokens of this share")
@@ -163,13 +176,13 @@ class GenerationRequest(Request):
             InvalidRequest: with one entry in ``details`` for each fault that was found.
         """
         fields = {name: given for name, given in _read(value).items() if given is not None}
-        faults = [*_unsupported(fields), *_unknown(fields, known=cls.model_fields.keys() | cls.OUTSIDE)]
+        faults = [*_unsupported(fields), *_unknown(fields, known=cls.model_fields.keys())]
         try:
             request = cls.model_validate(fields)
         except ValidationError as wrong:
             faults += [_fault_of(error) for error in wrong.errors(include_url=False)]
             raise _refusal(faults) from wrong
-        faults += impossible(request, given=fields.keys())
+        faults += impossible(request)
         if faults:
             raise _refusal(faults)
         return request
@@ -187,18 +200,13 @@ class CompletionRequest(GenerationRequest):
     prompt: Annotated[str | list[int], BeforeValidator(_one_prompt)]
 
 
-AnyGenerationRequest = TypeVar("AnyGenerationRequest", bound=GenerationRequest)
-
-
-def impossible(request: GenerationRequest, *, given: Mapping[str, object] | Any = ()) -> list[Fault]:
-    """The combinations of SPEC DE3 that cannot work; ``given`` names the parameters that the caller wrote."""
+def impossible(request: GenerationRequest) -> list[Fault]:
+    """The combinations of SPEC DE3 that cannot work, each with its reason."""
     faults = _beam_faults(request) if request.use_beam_search else _sampling_faults(request)
     if request.stream_options is not None and not request.stream:
         faults.append(_cannot("stream_options", "stream_options needs stream: true; leave it out or stream"))
-    if {"max_tokens", "max_completion_tokens"} <= set(given) and request.max_tokens != request.max_completion_tokens:
-        faults.append(
-            _cannot("max_completion_tokens", "max_tokens and max_completion_tokens are the same limit: give one of them")
-        )
+    if request.max_tokens not in (None, request.token_budget):
+        faults.append(_cannot("max_tokens", "max_tokens and max_completion_tokens differ; give one of them"))
     return faults
 
 
@@ -225,12 +233,6 @@ def _sampling_faults(request: GenerationRequest) -> list[Fault]:
 
 def _cannot(param: str, message: str) -> Fault:
     return Fault(param=param, code="impossible_combination", message=message)
-
-
-def _top_k(value: object) -> object:
-    if isinstance(value, int) and not isinstance(value, bool) and value != -1 and value < 1:
-        raise ValueError("give -1 (all tokens) or a number from 1")
-    return value
 
 
 def _read(value: Any) -> Mapping[str, object]:
@@ -261,7 +263,7 @@ def _same(given: object, neutral: object) -> bool:
     return given == neutral and isinstance(given, bool) == isinstance(neutral, bool)
 
 
-def _unknown(fields: Mapping[str, object], *, known: frozenset[str] | set[str]) -> list[Fault]:
+def _unknown(fields: Mapping[str, object], *, known: Collection[str]) -> list[Fault]:
     return [
         Fault(param=name, code="unknown_parameter", message=f"there is no parameter {name}; check its spelling")
         for name in fields

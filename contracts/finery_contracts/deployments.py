@@ -168,6 +168,27 @@ class DeploymentCommand(Record):
     deployment: str = Field(description="id or name")
 
 
+class DeploymentsRequest(Request):
+    """``finery.rpc.deployer.list``, oldest first: what comes after the id ``after``."""
+
+    after: str | None = None
+    limit: int = Field(default=20, ge=1, le=100)
+
+
+class DeploymentPage(Record):
+    """Deployments; ``next`` is the ``after`` of the next page."""
+
+    data: list[DeploymentView]
+    has_more: bool = False
+    next: str | None = None
+
+
+class ServableRequest(Record):
+    """``finery.rpc.studio.servable``: answered with a ``ServableModel`` of the actor's project, or model_not_found."""
+
+    name: str = Field(max_length=512, description="an ft: name")
+
+
 class WakeCommand(Record):
     """``finery.rpc.deployer.wake``: a call on an ft: name came; start its trial unless it runs."""
 
@@ -175,7 +196,10 @@ class WakeCommand(Record):
 
 
 class Route(Record):
-    """KV bucket ``routes``, key ``<project>.<deployment id>``: where the gateway sends calls."""
+    """KV bucket ``routes``, key ``<project>.<deployment id>``: where the gateway sends calls.
+
+    The last of ``names`` is the one the instance serves under; ``revision`` is the deployment's version.
+    """
 
     deployment: str
     project: str

@@ -97,3 +97,79 @@ class DeliveryDied(Event):
     FACT = "delivery_died"
     SAID_BY = "notifier"
     data: DeliveryView
+
+
+class SubscriptionConfirmationData(Record):
+    """What an endpoint's owner needs to agree: opening ``confirm_url`` is enough."""
+
+    subscription: str
+    topic: str
+    confirm_url: str
+    token: str
+
+
+class SubscriptionConfirmation(Event):
+    """The one message that goes to an unconfirmed endpoint. It carries a token, so it is never put on the bus."""
+
+    NOUN = "subscription"
+    FACT = "confirmation"
+    SAID_BY = "notifier"
+    data: SubscriptionConfirmationData
+
+
+# --- requests to the notifier (finery.rpc.notifier.<verb>) ------------------------------------------------------------
+
+
+class PageRequest(Request):
+    """``topic.list`` and ``subscription.list``, oldest first: what comes after the id ``after``."""
+
+    after: str | None = None
+    limit: int = Field(default=20, ge=1, le=100)
+
+
+class DeliveriesRequest(PageRequest):
+    """``delivery.list``: the deliveries of one subscription, newest first."""
+
+    subscription: str = Field(description="subscription id")
+
+
+class TopicCommand(Request):
+    """``topic.delete``."""
+
+    topic: str = Field(description="topic id or name")
+
+
+class SubscriptionCommand(Request):
+    """``subscription.get`` and ``subscription.delete``."""
+
+    subscription: str = Field(description="subscription id")
+
+
+class ConfirmRequest(Request):
+    """``subscription.confirm``: needs no actor, the token is the right."""
+
+    token: str = Field(max_length=128)
+
+
+class TopicPage(Record):
+    """Topics; ``next`` is the ``after`` of the next page."""
+
+    data: list[TopicView]
+    has_more: bool = False
+    next: str | None = None
+
+
+class SubscriptionPage(Record):
+    """Subscriptions, without their secrets."""
+
+    data: list[SubscriptionView]
+    has_more: bool = False
+    next: str | None = None
+
+
+class DeliveryPage(Record):
+    """Deliveries; ``next`` is the ``after`` of the next page."""
+
+    data: list[DeliveryView]
+    has_more: bool = False
+    next: str | None = None

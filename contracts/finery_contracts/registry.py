@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from finery_contracts import access, billing, datasets, deployments, models, notifications, tasks, usage
+from finery_contracts import access, billing, datasets, deployments, inbound, models, notifications, tasks, usage
 from finery_contracts.envelope import Event
 
 EVENTS: dict[str, type[Event]] = {
@@ -42,6 +42,7 @@ EVENTS: dict[str, type[Event]] = {
         notifications.SubscriptionConfirmed,
         notifications.DeliveryDied,
         billing.BillingCharged,
+        inbound.InboundRefused,
     )
 }
 

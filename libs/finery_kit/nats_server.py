@@ -69,6 +69,15 @@ class NatsServer:
         self._write_config()
         self._process.send_signal(signal.SIGHUP)
 
+    @property
+    def projects(self) -> tuple[str, ...]:
+        """Projects whose credential works."""
+        return self._projects
+
+    async def restart(self) -> None:
+        """Start again after it died."""
+        await self.start(self._projects)
+
     async def stop(self) -> None:
         """Stop it; what it acknowledged is on disk."""
         if self._process is None or self._process.returncode is not None:

@@ -1,0 +1,1 @@
+"""What users install: the client, the command line, webhook verification, and the embedded installation."""

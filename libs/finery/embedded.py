@@ -1,0 +1,210 @@
+"""The whole house in one process: nats-server from its wheel, SQLite, a folder, all services, engines as children.
+
+It refuses to start twice on one home, and leaves cleanly on SIGTERM: engines save, instances drain, the broker last.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from finery_contracts.access import ProjectCreated
+from finery_kit.bus import INBOX
+from finery_kit.bus_init import bus_init
+from finery_kit.bus_init import watch as watch_bus
+from finery_kit.executor import LocalExecutor
+from finery_kit.home import lock_home, operator_key, prepare_home, write_private
+from finery_kit.logs import set_up_logs
+from finery_kit.nats_server import NatsServer
+from finery_kit.service import Service
+from finery_kit.settings import load
+from finery_kit.testing import free_port
+
+
+@dataclass(frozen=True)
+class Options:
+    """What ``finery up`` is told."""
+
+    home: Path
+    port: int = 8080
+    host: str = "127.0.0.1"
+    otlp_endpoint: str | None = None
+    allow_webhook_networks: tuple[str, ...] = ()
+    log_level: str = "INFO"
+
+
+@dataclass(frozen=True)
+class Ready:
+    """What ``finery up --json`` prints."""
+
+    url: str
+    api_key: str
+    nats_url: str
+    home: str
+    project: str
+    pid: int = field(default_factory=os.getpid)
+
+    def as_json(self) -> str:
+        """One line."""
+        return json.dumps(self.__dict__)
+
+
+async def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
+    """Until SIGTERM or SIGINT."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with house(options) as ready:
+        on_ready(ready)
+        await stop.wait()
+
+
+@contextlib.asynccontextmanager
+async def house(options: Options) -> AsyncIterator[Ready]:
+    """Everything, started; stopped on leaving."""
+    home = prepare_home(options.home)
+    with lock_home(home):
+        set_up_logs(home / "finery.log", options.log_level)
+        nats = NatsServer(home, bytes.fromhex((home / "secret").read_text().strip()), port=_bus_port(home))
+        await nats.start(_known_projects(home))
+        executor = LocalExecutor()
+        try:
+            async with _services(options, home, nats, executor):
+                project = await _default_project(home)
+                ready = Ready(
+                    url=f"http://{options.host}:{options.port}", api_key=operator_key(home), home=str(home),
+                    nats_url=nats.url(project), project=project,
+                )  # fmt: skip
+                write_private(home / "connection.json", json.dumps({"url": ready.url, "api_key": ready.api_key}))
+                yield ready
+        finally:
+            await executor.close()
+            await nats.stop()
+
+
+@contextlib.asynccontextmanager
+async def _services(options: Options, home: Path, nats: NatsServer, executor: LocalExecutor) -> AsyncIterator[None]:
+    import nats as nats_client
+
+    client = await nats_client.connect(nats.url(), inbox_prefix=INBOX, max_reconnect_attempts=-1)
+    await bus_init(client)
+    watchers = [asyncio.create_task(watch_bus(client)), asyncio.create_task(_keep_broker(nats))]
+    started: list[Service] = []
+    try:
+        await _admit_projects(client, nats, home)
+        for service in build_all(options, home, nats.url(), executor):
+            await service.start()
+            started.append(service)
+        yield
+    finally:
+        # The workers first, so that their last reports find a studio; studio before the broker.
+        for service in reversed(started):
+            await service.stop()
+        for watcher in watchers:
+            watcher.cancel()
+        await asyncio.gather(*watchers, return_exceptions=True)
+        await client.close()
+
+
+def build_all(options: Options, home: Path, nats_url: str, executor: LocalExecutor) -> list[Service]:
+    """Every service, in the order of their start."""
+    from finery_billing_meter import app as billing_meter
+    from finery_billing_meter.settings import BillingMeterSettings
+    from finery_compressor import app as compressor
+    from finery_compressor.settings import CompressorSettings
+    from finery_dataset_ingest import app as dataset_ingest
+    from finery_dataset_ingest.settings import DatasetIngestSettings
+    from finery_deployer import app as deployer
+    from finery_deployer.settings import DeployerSettings
+    from finery_distiller import app as distiller
+    from finery_distiller.settings import DistillerSettings
+    from finery_evaluator import app as evaluator
+    from finery_evaluator.settings import EvaluatorSettings
+    from finery_gateway import app as gateway
+    from finery_gateway.settings import GatewaySettings
+    from finery_notifier import app as notifier
+    from finery_notifier.settings import NotifierSettings
+    from finery_studio import app as studio
+    from finery_studio.settings import StudioSettings
+    from finery_trainer import app as trainer
+    from finery_trainer.settings import TrainerSettings
+    from finery_weight_validator import app as weight_validator
+    from finery_weight_validator.settings import WeightValidatorSettings
+
+    studio_port = free_port()
+    public_url = f"http://{options.host}:{options.port}"
+    base: dict[str, Any] = {"home": home, "nats_url": nats_url}
+    if options.otlp_endpoint:
+        base["otlp_endpoint"] = options.otlp_endpoint
+    notifying: dict[str, Any] = {"public_url": public_url}
+    if options.allow_webhook_networks:
+        notifying["notifier_allow_networks"] = ",".join(options.allow_webhook_networks)
+    facing = {
+        "gateway_host": options.host, "gateway_port": options.port, "studio_url": f"http://127.0.0.1:{studio_port}"
+    }  # fmt: skip
+    return [
+        studio.build(load(StudioSettings, **base, studio_port=studio_port)),
+        billing_meter.build(load(BillingMeterSettings, **base)),
+        notifier.build(load(NotifierSettings, **base, **notifying)),
+        distiller.build(load(DistillerSettings, **base)),
+        compressor.build(load(CompressorSettings, **base)),
+        deployer.build(load(DeployerSettings, **base, deployer_stop_instances_on_exit=True), executor),
+        dataset_ingest.build(load(DatasetIngestSettings, **base), executor),
+        weight_validator.build(load(WeightValidatorSettings, **base), executor),
+        trainer.build(load(TrainerSettings, **base), executor),
+        evaluator.build(load(EvaluatorSettings, **base), executor),
+        gateway.build(load(GatewaySettings, **base, **facing)),
+    ]
+
+
+async def _keep_broker(nats: NatsServer) -> None:
+    """A broker that died is started again; what it acknowledged is on disk."""
+    while True:
+        await nats.wait()
+        await asyncio.sleep(0.2)
+        await nats.restart()
+
+
+async def _admit_projects(client: Any, nats: NatsServer, home: Path) -> None:
+    """A new project's bus credential works as soon as its fact was said."""
+
+    async def on_project(message: Any) -> None:
+        await nats.admit(message.subject.split(".")[2])
+        _remember_projects(home, nats.projects)
+
+    await client.subscribe(ProjectCreated.filter_subject(), cb=on_project)
+
+
+def _known_projects(home: Path) -> tuple[str, ...]:
+    path = home / "projects.json"
+    return tuple(json.loads(path.read_text())) if path.exists() else ()
+
+
+def _remember_projects(home: Path, projects: tuple[str, ...]) -> None:
+    write_private(home / "projects.json", json.dumps(sorted(projects)))
+
+
+async def _default_project(home: Path) -> str:
+    """The first project's id: its credential is in the bus from the first fact on."""
+    for _ in range(500):
+        known = _known_projects(home)
+        if known:
+            return min(known)
+        await asyncio.sleep(0.01)
+    raise RuntimeError("the default project was not made")
+
+
+def _bus_port(home: Path) -> int:
+    """The same port on every start of one home, so that URLs which people hold stay true."""
+    path = home / "bus_port"
+    if not path.exists():
+        path.write_text(str(free_port()))
+    return int(path.read_text())

@@ -1,0 +1,46 @@
+"""Structured logs: one JSON line an event, with the ids that were passed; never prompts, records or keys."""
+
+from __future__ import annotations
+
+import json
+import logging
+import logging.handlers
+import re
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_SECRET = re.compile(r"(fk-[\w-]{8})[\w-]+|(whsec_)[\w+/=-]+|(://[^:/@\s]+:)[^@\s]+@")
+MAX_BYTES = 20 * 2**20
+
+
+class JsonLines(logging.Formatter):
+    """A record as one line; whatever looks like a secret is cut."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        line = {
+            "at": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "event": record.getMessage(),
+            **{key: value for key, value in vars(record).items() if key not in _STANDARD},
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return _SECRET.sub(lambda m: next(filter(None, m.groups())) + "…", json.dumps(line, default=str))
+
+
+def set_up_logs(file: Path | None, level: str) -> None:
+    """Log to a file that turns over, or to standard error."""
+    handler: logging.Handler = (
+        logging.handlers.RotatingFileHandler(file, maxBytes=MAX_BYTES, backupCount=3)
+        if file is not None
+        else logging.StreamHandler(sys.stderr)
+    )
+    handler.setFormatter(JsonLines())
+    root = logging.getLogger()
+    root.handlers = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("finery").setLevel(level)

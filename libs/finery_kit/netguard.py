@@ -1,0 +1,268 @@
+"""The guard between a URL that a stranger wrote and the network this installation stands in.
+
+It refuses every internal address in every spelling, when the URL is given and again for the very address a connection
+goes to, so that a name which points elsewhere the second time gains nothing. It refuses rather than repairs: a host is
+a plain name, a dotted quad or an IPv6 literal, or it is nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from aiohttp.abc import AbstractResolver, ResolveResult
+
+from finery_contracts.errors import InvalidRequest
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+Lookup = Callable[[str, int], Sequence[str]]
+
+LOOKUP_TIMEOUT_S = 5.0
+MAX_URL_CHARS = 2048
+PORTS = {"http": 80, "https": 443}
+_LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?")
+_NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
+_AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
+_REMEDY = (
+    "give the http or https URL of an endpoint that is reachable from the internet; the operator may allow internal "
+    "networks with FINERY_NOTIFIER_ALLOW_NETWORKS, such as 127.0.0.0/8"
+)
+
+# IANA's special-purpose registries (RFC 6890 and later), and the metadata services of clouds that lie elsewhere.
+_REFUSED: tuple[tuple[Network, str], ...] = tuple(
+    (ip_network(text), reason)
+    for text, reason in (
+        ("0.0.0.0/32", "an unspecified address"),
+        ("0.0.0.0/8", "an address of this very network"),
+        ("10.0.0.0/8", "a private address"),
+        ("100.64.0.0/10", "a carrier's shared address"),
+        ("127.0.0.0/8", "a loopback address"),
+        ("168.63.129.16/32", "a cloud's metadata service"),
+        ("169.254.169.254/32", "a cloud's metadata service"),
+        ("169.254.0.0/16", "a link-local address"),
+        ("172.16.0.0/12", "a private address"),
+        ("192.0.0.0/24", "a reserved address"),
+        ("192.0.2.0/24", "a documentation address"),
+        ("192.88.99.0/24", "a 6to4 relay address"),
+        ("192.168.0.0/16", "a private address"),
+        ("198.18.0.0/15", "a benchmarking address"),
+        ("198.51.100.0/24", "a documentation address"),
+        ("203.0.113.0/24", "a documentation address"),
+        ("224.0.0.0/4", "a multicast address"),
+        ("240.0.0.0/4", "a reserved address"),
+        ("::/128", "an unspecified address"),
+        ("::1/128", "a loopback address"),
+        ("fc00::/7", "a private address"),
+        ("fe80::/10", "a link-local address"),
+        ("fec0::/10", "a site-local address"),
+        ("ff00::/8", "a multicast address"),
+        ("2001::/23", "a reserved or Teredo address"),
+        ("2001:db8::/32", "a documentation address"),
+        ("2002::/16", "a 6to4 address"),
+        ("3fff::/20", "a documentation address"),
+    )
+)
+_GLOBAL_V6 = IPv6Network("2000::/3")
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+class AddressRefused(OSError):
+    """A connection would have gone to an address that is not allowed; nothing was sent."""
+
+
+@dataclass(frozen=True)
+class CheckedUrl:
+    """A URL that may be called; ``origin`` is ``scheme://host:port``, ``addresses`` what the host stands for now."""
+
+    url: str
+    host: str
+    port: int
+    origin: str
+    addresses: tuple[Address, ...]
+
+
+def system_lookup(host: str, port: int) -> Sequence[str]:
+    """What the system's resolver says; blocking, so it is called in a thread."""
+    infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(info[4][0]) for info in infos))
+
+
+async def check_url(url: str, *, allow: tuple[Network, ...] = (), lookup: Lookup = system_lookup) -> CheckedUrl:
+    """The URL, if it may be called: its spelling is plain and all addresses of its host are allowed.
+
+    Raises:
+        InvalidRequest: code ``url_not_allowed``, with the reason and the remedy; nothing was connected to.
+    """
+    scheme, host, port = _parts(url)
+    literal = literal_of(host)
+    if literal is not None:
+        addresses: tuple[Address, ...] = (literal,)
+    else:
+        _check_name(host)
+        addresses = await _addresses(host, port, lookup)
+    for address in addresses:
+        reason = refusal(address, allow)
+        if reason is not None:
+            raise _not_allowed(f"{host} stands for {address}, {reason}")
+    shown = f"[{host}]" if ":" in host else host
+    return CheckedUrl(url, host, port, f"{scheme}://{shown}:{port}", addresses)
+
+
+def refusal(address: Address, allow: tuple[Network, ...] = ()) -> str | None:
+    """Why nothing may connect to this address, or None when it may. IPv4 inside IPv6 is judged as what it is."""
+    if isinstance(address, IPv6Address):
+        inner = _embedded(address)
+        if inner is not None:
+            return refusal(inner, allow)
+    if any(address in network for network in allow):
+        return None
+    for network, reason in _REFUSED:
+        if address in network:
+            return reason
+    if isinstance(address, IPv6Address) and (address not in _GLOBAL_V6 or address.scope_id is not None):
+        return "a reserved address"
+    return None
+
+
+def literal_of(host: str) -> Address | None:
+    """The address that this host spells out in the one canonical way, or None for anything else."""
+    try:
+        address = ip_address(host)
+    except ValueError:
+        return None
+    canonical = isinstance(address, IPv6Address) or str(address) == host
+    return address if canonical else None
+
+
+class GuardedResolver(AbstractResolver):
+    """aiohttp's resolver, with the guard at the moment of connecting. Give it to a connector without a DNS cache.
+
+    Lookups run in threads of its own: names that hang hold up nobody else's. aiohttp resolves no literals, so a
+    connector needs ``guarded_sockets`` too.
+    """
+
+    def __init__(self, allow: tuple[Network, ...] = (), *, lookup: Lookup = system_lookup, threads: int = 64) -> None:
+        self._allow, self._lookup = allow, lookup
+        self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="lookup")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """The addresses of a name; one internal address among them refuses all.
+
+        Raises:
+            AddressRefused: the name stands for an internal address now.
+        """
+        found = await asyncio.get_running_loop().run_in_executor(self._pool, self._lookup, host, port)
+        addresses = [ip_address(text) for text in found]
+        for address in addresses:
+            reason = refusal(address, self._allow)
+            if reason is not None:
+                raise AddressRefused(f"{host} stands for {address}, {reason}")
+        return [_resolved(host, port, address) for address in addresses if family in (0, _family(address))]
+
+    async def close(self) -> None:
+        """Let the threads go; a lookup under way is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def guarded_sockets(allow: tuple[Network, ...] = ()) -> Callable[[Any], socket.socket]:
+    """A socket factory for aiohttp's connector: the last gate, for names and literals alike."""
+
+    def make(info: Any) -> socket.socket:
+        family, kind, protocol, _, target = info
+        reason = refusal(ip_address(target[0]), allow)
+        if reason is not None:
+            raise AddressRefused(f"{target[0]} is {reason}")
+        return socket.socket(family=family, type=kind, proto=protocol)
+
+    return make
+
+
+def _parts(url: str) -> tuple[str, str, int]:
+    """Scheme, host (lower case, without brackets) and port, of a URL that every parser reads the same way."""
+    if len(url) > MAX_URL_CHARS:
+        raise _not_allowed(f"the URL is longer than {MAX_URL_CHARS} characters")
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise _not_allowed(
+            "the URL contains a space, a backslash, a control or a non-ASCII character; write an international "
+            "host name in its xn-- form and encode the rest with %"
+        )
+    try:
+        split = urlsplit(url)
+    except ValueError as fault:
+        raise _not_allowed("the URL cannot be parsed") from fault
+    scheme = split.scheme.lower()
+    if scheme not in PORTS or not url[len(scheme) :].startswith("://"):
+        raise _not_allowed(f"the scheme {scheme or '(none)'!r} is not http or https")
+    return scheme, *_host_and_port(split, PORTS[scheme])
+
+
+def _host_and_port(split: SplitResult, default_port: int) -> tuple[str, int]:
+    if "@" in split.netloc:
+        raise _not_allowed("the URL carries credentials before an @; the signature proves who sends")
+    matched = _AUTHORITY.fullmatch(split.netloc)
+    if matched is None:
+        raise _not_allowed("the URL names no host, or host and port are not spelt plainly")
+    host, port = matched[1].lower(), int(matched[2] or default_port)
+    if not 1 <= port <= 65535:
+        raise _not_allowed(f"the port {port} does not exist")
+    if not host.startswith("["):
+        return host, port
+    literal = literal_of(host[1:-1])
+    if not isinstance(literal, IPv6Address):
+        raise _not_allowed("what stands in brackets is no IPv6 address")
+    return str(literal), port
+
+
+def _check_name(host: str) -> None:
+    labels = host.split(".")
+    if len(host) > 253 or not all(_LABEL.fullmatch(label) for label in labels):
+        raise _not_allowed("the host is no plain name: labels of letters, digits and - between dots, no dot at the end")
+    if _NUMBER.fullmatch(labels[-1]):
+        raise _not_allowed(
+            "the host is an address in an odd spelling; write four decimal numbers without leading zeros"
+        )
+
+
+async def _addresses(host: str, port: int, lookup: Lookup) -> tuple[Address, ...]:
+    try:
+        found = await asyncio.wait_for(asyncio.to_thread(lookup, host, port), LOOKUP_TIMEOUT_S)
+        addresses = tuple(ip_address(text) for text in found)
+    except TimeoutError as fault:
+        raise _not_allowed(f"no answer to the question for the host {host} in {LOOKUP_TIMEOUT_S:g} s") from fault
+    except (OSError, ValueError, UnicodeError) as fault:
+        raise _not_allowed(f"the host {host} cannot be resolved") from fault
+    if not addresses:
+        raise _not_allowed(f"the host {host} has no address")
+    return addresses
+
+
+def _embedded(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that a packet to this one ends up at (RFC 4291 2.5.5.2, RFC 6052 2.1)."""
+    if address.ipv4_mapped is not None:
+        return address.ipv4_mapped
+    return IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None
+
+
+def _resolved(host: str, port: int, address: Address) -> ResolveResult:
+    return ResolveResult(
+        hostname=host, host=str(address), port=port, family=_family(address), proto=socket.IPPROTO_TCP,
+        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+    )  # fmt: skip
+
+
+def _family(address: Address) -> socket.AddressFamily:
+    return socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
+
+
+def _not_allowed(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"this URL may not be called: {reason}; {_REMEDY}", code="url_not_allowed", param="url")

@@ -1,0 +1,1 @@
+"""studio: the HTTP edge, and the truth about projects, keys, datasets, models and tasks."""

@@ -1,0 +1,293 @@
+"""Studio's composition root: settings in, a service out. Read ROUTES, REQUESTS and the desks to know what it does."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from fastapi import FastAPI
+from faststream.nats import NatsMessage
+from opentelemetry.trace import SpanKind
+
+from finery_contracts.access import Actor, Role
+from finery_contracts.deployments import DeployCommand, DeploymentView, DeployRequest, ServableModel
+from finery_contracts.inbound import InboundEvent
+from finery_contracts.jobs import TaskKind
+from finery_contracts.model import Record
+from finery_contracts.streams import INBOUND, REPORTS, Durable, work_subject
+from finery_contracts.tasks import ClaimRequest, HeartbeatRequest, Report
+from finery_kit.bus import Call, Rpc, answer_requests, ask, subscribe_pull
+from finery_kit.db import Database, Transaction
+from finery_kit.delivery import DELIVERY_METADATA
+from finery_kit.home import operator_key
+from finery_kit.service import Service
+from finery_kit.storage import Storage
+from finery_kit.telemetry import span_from
+from finery_studio.datasets import handlers as dataset_handlers
+from finery_studio.datasets import http as dataset_http
+from finery_studio.edge import forward
+from finery_studio.edge.answers import answer_errors
+from finery_studio.edge.auth import Gate
+from finery_studio.edge.web import TracedApp, WebServer
+from finery_studio.events import http as event_http
+from finery_studio.events.streams import read_subject
+from finery_studio.inbound import on_inbound
+from finery_studio.models import http as model_http
+from finery_studio.models import store as model_store
+from finery_studio.models.gallery import load_gallery
+from finery_studio.models.handlers import ModelDesk
+from finery_studio.projects import http as project_http
+from finery_studio.projects import store as project_store
+from finery_studio.projects.desk import KeyDesk
+from finery_studio.settings import StudioSettings
+from finery_studio.store import STUDIO_METADATA
+from finery_studio.tasks import http as task_http
+from finery_studio.tasks import store as task_store
+from finery_studio.tasks.handlers import Outcome, Pulses, TaskDesk
+from finery_studio.tasks.submit import SpecMaker
+from finery_studio.tuning import openai as tuning_openai
+from finery_studio.tuning.handlers import TuningDesk
+
+NAME = "studio"
+DEFAULT_PROJECT = "default"
+RING_EVERY_S = 5.0
+EXPIRE_EVERY_S = 60.0
+
+
+class ServableRequest(Record):
+    """RPC ``servable``: what is behind a name that a caller used."""
+
+    name: str
+
+
+class Studio:
+    """The desks, wired together; ``app.py`` of every service has its counterpart."""
+
+    def __init__(self, settings: StudioSettings) -> None:
+        self.settings = settings
+        self.database = Database(settings.database_for(NAME), STUDIO_METADATA, DELIVERY_METADATA)
+        self.service = Service(NAME, settings, self.database)
+        self.storage = Storage(settings.store)
+        self.keys = KeyDesk(settings.secret)
+        self.gate = Gate(self.database, settings.secret)
+        self._bell = asyncio.Event()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self.specs: dict[TaskKind, SpecMaker] = {}
+        self.outcomes: dict[TaskKind, Outcome] = {}
+        self.models = ModelDesk(
+            load_gallery(settings.gallery_file), tuple(settings.allowed_roots), settings.temporary_model_days,
+            self.specs,
+        )  # fmt: skip
+        self.tuning = TuningDesk(self.models)
+        self.tasks = TaskDesk(
+            self.database, self.specs, self.outcomes, settings.max_attempts, Pulses(), self.service.wake_relay,
+            self.ring,
+        )  # fmt: skip
+        self._plug_in_kinds()
+        self.web: WebServer | None = None
+        self._ask = forward.Ask(self._send)
+
+    def _plug_in_kinds(self) -> None:
+        """ROUTES of kinds: who builds the spec, who registers what came of it."""
+        self.specs |= {
+            TaskKind.INGEST: dataset_handlers.ingest_spec,
+            TaskKind.IMPORT: self.models.import_spec,
+            TaskKind.VALIDATE: self.models.validate_spec,
+            TaskKind.TUNE: self.tuning.tune_spec,
+            TaskKind.EVALUATE: self.tuning.evaluate_spec,
+        }
+        self.outcomes |= {
+            TaskKind.INGEST: dataset_handlers.on_ingest_ended,
+            TaskKind.IMPORT: self.models.on_import_ended,
+            TaskKind.VALIDATE: self.models.on_validate_ended,
+            TaskKind.TUNE: self.models.on_tune_ended,
+            TaskKind.EVALUATE: lambda tx, task: {},
+        }
+
+    # --- the bus ------------------------------------------------------------------------------------------------
+
+    async def on_claim(self, call: Call[ClaimRequest]) -> Record:
+        """RPC."""
+        return await self.tasks.on_claim(call.body)
+
+    async def on_heartbeat(self, call: Call[HeartbeatRequest]) -> Record:
+        """RPC."""
+        return await self.tasks.on_heartbeat(call.body)
+
+    async def on_servable(self, call: Call[ServableRequest]) -> ServableModel:
+        """RPC: a model that a call names."""
+        project = call.by.project
+        view = await self.database.read(lambda s: model_store.load(s, project, call.body.name))
+        return self.models.servable(view)
+
+    async def on_report(self, body: bytes, msg: NatsMessage) -> None:
+        """REPORTS: snapshots of attempts."""
+        report = Report.model_validate_json(body)
+        if report.end is None:
+            await self.database.write(lambda tx: self.tasks.on_report(tx, report))
+        else:
+            with span_from(report.traceparent, NAME, "process report", kind=SpanKind.CONSUMER, task_id=report.task_id):
+                await self.database.write(lambda tx: self.tasks.on_report(tx, report))
+        await msg.ack()
+
+    async def on_inbound(self, body: bytes, msg: NatsMessage) -> None:
+        """INBOUND: upstream systems."""
+        project = msg.raw_message.subject.split(".")[2]
+        event = InboundEvent.model_validate_json(body)
+        with span_from(event.traceparent, NAME, f"process {event.type}", kind=SpanKind.CONSUMER):
+            await self.database.write(lambda tx: on_inbound(tx, project, event, self.task_routes))
+        self.changed()
+        await msg.ack()
+
+    # --- loops --------------------------------------------------------------------------------------------------
+
+    def ring(self) -> None:
+        """Work may wait: ring the doorbells. Safe from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._bell.set)
+
+    def changed(self) -> None:
+        """Something was committed."""
+        self.service.wake_relay()
+        self.ring()
+
+    async def ring_loop(self) -> None:
+        """Ring for every kind and pool in which work waits; again every five seconds while it does."""
+        while True:
+            self._bell.clear()
+            for kind, pool in await self.database.read(task_store.waiting_bells):
+                await self.service.client.publish(work_subject(kind, pool), b"")
+            try:
+                await asyncio.wait_for(self._bell.wait(), RING_EVERY_S)
+            except TimeoutError:
+                continue
+
+    async def lost_loop(self) -> None:
+        """An attempt without heartbeat is lost; time in which studio was cut off from the bus does not count."""
+        while True:
+            await asyncio.sleep(1)
+            rows = await self.database.read(task_store.live_tasks)
+            live = [(row.id, row.attempt) for row in rows]
+            if not self.service.client.is_connected:
+                self.tasks.pulses.heard.clear()
+                continue
+            for task_id, attempt in self.tasks.pulses.silent(live, self.settings.heartbeat_limit_s):
+                await self.database.write(lambda tx, t=task_id, a=attempt: self.tasks.lose(tx, t, a))
+
+    async def expire_loop(self) -> None:
+        """Temporary models go when their time is over."""
+        while True:
+            await self.database.write(self.models.expire)
+            await asyncio.sleep(EXPIRE_EVERY_S)
+
+    async def tell_keys(self) -> None:
+        """Tell the gateways which keys changed."""
+        await self.keys.tell_gateways(self.database, self.service.jetstream)
+
+    # --- start --------------------------------------------------------------------------------------------------
+
+    async def first_start(self) -> None:
+        """The default project and its operator's key."""
+        self._loop = asyncio.get_running_loop()
+        secret = self.settings.operator_key or operator_key(self.settings.home)
+
+        def make(tx: Transaction) -> None:
+            if project_store.project_named(tx.session, DEFAULT_PROJECT) is None:
+                project = self.keys.add_project(tx, DEFAULT_PROJECT)
+                self.keys.add_key(
+                    tx, project.id, "operator", role=Role.OPERATOR, description="first key", secret=secret
+                )
+
+        await self.database.write(make)
+
+    async def open_web(self) -> None:
+        """Bind before saying ready."""
+        self.web = WebServer(TracedApp(self.http()), self.settings.studio_host, self.settings.studio_port)
+        await self.tell_keys()
+
+    async def web_loop(self) -> None:
+        """Serve until the service stops."""
+        assert self.web is not None
+        await self.web.run_until_stopped()
+
+    async def close_web(self) -> None:
+        """Finish what is being answered."""
+        if self.web is not None:
+            self.web.should_exit = True
+
+    def http(self) -> FastAPI:
+        """The HTTP application; ``openapi.json`` is rendered from it."""
+        app = FastAPI(
+            title="Finery", version="0.1.0", description="A model studio that a company runs itself.",
+            docs_url="/docs", redoc_url=None, openapi_url="/openapi.json",
+        )  # fmt: skip
+        answer_errors(app)
+
+        @app.get("/healthz", tags=["operations"])
+        async def healthz() -> dict[str, str]:
+            return {"status": "ok"}
+
+        @app.get("/readyz", tags=["operations"])
+        async def readyz() -> dict[str, Any]:
+            return {"status": "ok" if self.service.client.is_connected else "bus away"}
+
+        datasets = dataset_http.DatasetRoutes(
+            self.gate, self.database, self.storage, self.specs, self.settings.max_upload_bytes, self.changed
+        )
+        models = model_http.ModelRoutes(self.gate, self.database, self.models, self.deployments, self.changed)
+        for router in (
+            project_http.routes(self.gate, self.database, self.keys, self.tell_keys),
+            dataset_http.routes(datasets),
+            dataset_http.openai_routes(datasets),
+            model_http.routes(models),
+            model_http.openai_routes(models),
+            event_http.routes(self.gate, self.database, self.settings.spans_file),
+            task_http.routes(self.task_routes),
+            tuning_openai.routes(self.task_routes),
+            forward.routes(self.gate, self._ask, self.resolve),
+            forward.confirmation_routes(self._ask),
+        ):
+            app.include_router(router)
+        return app
+
+    @property
+    def task_routes(self) -> task_http.TaskRoutes:
+        """What the routes of tasks need."""
+        return task_http.TaskRoutes(self.gate, self.database, self.storage, self.tasks, self.tuning, self._read_subject)
+
+    # --- what others own ----------------------------------------------------------------------------------------
+
+    async def deployments(self, actor: Actor) -> list[DeploymentView]:
+        """The project's deployments, asked of their owner."""
+        answer = await self._ask("deployer", "list", forward.Free(limit=1000, after=None), actor)
+        return [DeploymentView.model_validate(item) for item in answer["data"]]
+
+    async def resolve(self, asked: DeployRequest, actor: Actor) -> DeployCommand:
+        """A deployment request, with the model's facts."""
+        view = await self.database.read(lambda s: model_store.load(s, actor.project, asked.model))
+        return DeployCommand(request=asked, model=self.models.servable(view))
+
+    async def _send(self, *arguments: Any, **named: Any) -> Any:
+        return await ask(self.service.client, *arguments, **named)
+
+    async def _read_subject(self, stream: str, subject: str, *, after: int = 0) -> Any:
+        return await read_subject(self.service.jetstream, stream, subject, after=after)
+
+
+def build(settings: StudioSettings) -> Service:
+    """The service, ready to be started."""
+    studio = Studio(settings)
+    service = studio.service
+    requests: dict[str, Rpc] = {
+        "claim": Rpc(ClaimRequest, studio.on_claim),
+        "heartbeat": Rpc(HeartbeatRequest, studio.on_heartbeat),
+        "servable": Rpc(ServableRequest, studio.on_servable),
+    }
+    answer_requests(service.broker, NAME, requests)
+    subscribe_pull(service.broker, REPORTS.name, "finery.report.>", Durable.STUDIO_REPORTS, studio.on_report)
+    subscribe_pull(service.broker, INBOUND.name, "finery.in.>", Durable.STUDIO_INBOUND, studio.on_inbound)
+    service.before_start.append(studio.first_start)
+    service.after_start.append(studio.open_web)
+    service.loops += [studio.web_loop, studio.ring_loop, studio.lost_loop, studio.expire_loop]
+    service.before_stop.append(studio.close_web)
+    return service

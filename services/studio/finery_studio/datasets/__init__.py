@@ -1,0 +1,1 @@
+"""Datasets: bytes in, canonical form out."""

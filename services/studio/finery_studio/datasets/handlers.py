@@ -1,0 +1,106 @@
+"""What becomes of uploaded bytes: an ingest task, then a dataset that is ready or rejected."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from finery_contracts.access import Actor
+from finery_contracts.datasets import (
+    DatasetDeleted,
+    DatasetReady,
+    DatasetRejected,
+    DatasetState,
+    DatasetUploaded,
+    DatasetView,
+)
+from finery_contracts.errors import Conflict
+from finery_contracts.ids import new_id
+from finery_contracts.jobs import IngestOutput, IngestSpec, TaskKind
+from finery_contracts.tasks import NotifyChoice, TaskState, TaskView
+from finery_kit.db import Transaction
+from finery_kit.storage import Blob
+from finery_studio.datasets import store
+from finery_studio.tasks import store as task_store
+from finery_studio.tasks.submit import NewTask, SpecMaker, submit
+
+INGESTED_PURPOSES = ("fine-tune", "evals")
+
+
+@dataclass(frozen=True)
+class Upload:
+    """What came with the bytes."""
+
+    blob: Blob
+    filename: str
+    name: str
+    purpose: str
+    format: str = "auto"
+    bad_records: str = "strict"
+    bad_ceiling: float = 0.01
+    notify: NotifyChoice | None = None
+
+
+def register(tx: Transaction, upload: Upload, actor: Actor, specs: dict[TaskKind, SpecMaker]) -> DatasetView:
+    """A dataset and its ingest task, in one transaction."""
+    dataset_id, task_id = new_id("ds"), new_id("task")
+    ingested = upload.purpose in INGESTED_PURPOSES
+    view = DatasetView(
+        id=dataset_id, project=actor.project, name=upload.name, filename=upload.filename, purpose=upload.purpose,
+        size_bytes=upload.blob.size_bytes, sha256=upload.blob.sha256, version=1, created_by=actor.user,
+        state=DatasetState.UPLOADED if ingested else DatasetState.READY, created_at=tx.now,
+        task=task_id if ingested else None,
+    )  # fmt: skip
+    store.save(tx, view, DatasetUploaded, blob=upload.blob.url)
+    if ingested:
+        request = {
+            "dataset": dataset_id, "filename": upload.filename, "format": upload.format,
+            "bad_records": upload.bad_records, "bad_ceiling": upload.bad_ceiling,
+        }  # fmt: skip
+        submit(
+            tx,
+            NewTask(
+                kind=TaskKind.INGEST, name=f"ingest-{upload.name}"[:64], request=request, task_id=task_id,
+                result={"dataset": dataset_id}, notify=upload.notify,
+            ),
+            actor,
+            specs,
+        )  # fmt: skip
+    return view
+
+
+def ingest_spec(tx: Transaction, task: TaskView) -> IngestSpec:
+    """The engine's spec."""
+    request = {key: value for key, value in task.request.items() if key != "dataset"}
+    return IngestSpec.model_validate({**request, "source": store.blob_of(tx.session, task.request["dataset"])})
+
+
+def on_ingest_ended(tx: Transaction, task: TaskView) -> dict[str, str]:
+    """The dataset is ready, or rejected with the report."""
+    row = tx.session.get(store.DatasetRow, task.request["dataset"])
+    if row is None or row.state != DatasetState.UPLOADED:
+        return {}
+    view = DatasetView.model_validate_json(row.view)
+    report = f"{task.artefact}/out/report.jsonl" if task.artefact else None
+    if task.state is TaskState.SUCCEEDED and isinstance(task.output, IngestOutput):
+        found = task.output
+        ready = store.changed(
+            view, state=DatasetState.READY, format=found.format, records=found.records,
+            bad_records=found.bad_records, content=f"{task.artefact}/out/records.parquet",
+            content_sha256=found.content_sha256, report=report, warnings=found.warnings,
+        )  # fmt: skip
+        store.save(tx, ready, DatasetReady)
+        return {}
+    store.save(tx, store.changed(view, state=DatasetState.REJECTED, error=task.error, report=report), DatasetRejected)
+    return {}
+
+
+def delete(tx: Transaction, project: str, ref: str) -> DatasetView:
+    """It can no longer be named; refused while an unfinished task uses it."""
+    view = store.load(tx.session, project, ref)
+    users = [task for task in task_store.users_of(tx.session, project, view.id) if task != view.task]
+    if users:
+        raise Conflict(
+            f"{view.name} is in use by {', '.join(users)}; wait for them or terminate them first",
+            code="in_use", details=[{"task": task} for task in users],
+        )  # fmt: skip
+    return store.save(tx, store.changed(view, state=DatasetState.DELETED), DatasetDeleted)

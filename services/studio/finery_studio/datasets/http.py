@@ -1,0 +1,193 @@
+"""Routes of datasets: our own surface and OpenAI's files."""
+
+import json
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
+from fastapi.responses import FileResponse
+from pydantic import TypeAdapter
+
+from finery_contracts.access import Actor, Role
+from finery_contracts.datasets import DatasetState, DatasetView
+from finery_contracts.errors import Conflict, InvalidRequest, NotFound
+from finery_contracts.ids import finery_id, openai_id
+from finery_contracts.jobs import TaskKind
+from finery_contracts.tasks import NotifyChoice
+from finery_kit.db import Database
+from finery_kit.storage import CHUNK, Storage
+from finery_studio.datasets import handlers, store
+from finery_studio.edge.answers import openai_page, page
+from finery_studio.edge.auth import Gate
+from finery_studio.tasks.submit import SpecMaker
+
+PURPOSES = ("fine-tune", "evals", "user_data", "assistants", "batch", "vision")
+
+
+class DatasetRoutes:
+    """What both surfaces need."""
+
+    def __init__(
+        self, gate: Gate, database: Database, storage: Storage, specs: dict[TaskKind, SpecMaker], max_bytes: int,
+        changed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.gate, self.database, self.storage, self.specs = gate, database, storage, specs
+        self.max_bytes, self.changed = max_bytes, changed
+
+    async def take(self, upload: UploadFile, actor: Actor, **said: Any) -> DatasetView:
+        """Keep the bytes, then make dataset and task in one transaction."""
+        filename = (upload.filename or "upload").replace("\\", "/").rsplit("/", 1)[-1][:255] or "upload"
+        blob = await self.storage.put_stream(actor.project, _chunks(upload), max_bytes=self.max_bytes)
+        if blob.size_bytes == 0:
+            raise InvalidRequest(f"the file {filename} is empty", code="file_empty", param="file")
+        given = handlers.Upload(blob=blob, filename=filename, **{"name": filename, **said})
+        view = await self.database.write(lambda tx: handlers.register(tx, given, actor, self.specs))
+        self.changed()
+        return view
+
+    async def drop(self, actor: Actor, ref: str) -> DatasetView:
+        """Delete; the bytes go when nothing else has them."""
+        view = await self.database.write(lambda tx: handlers.delete(tx, actor.project, ref))
+        self.changed()
+        blob = await self.database.read(lambda session: store.blob_of(session, view.id))
+        if not await self.database.read(lambda session: store.blob_is_used(session, blob, view.id)):
+            self.storage.delete(blob)
+        return view
+
+
+def routes(desk: DatasetRoutes) -> APIRouter:
+    """``/api/v1/datasets``."""
+    router = APIRouter(prefix="/api/v1/datasets", tags=["datasets"])
+    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
+    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+
+    @router.post("", status_code=201)
+    async def upload(
+        actor: writer,
+        file: UploadFile,
+        name: Annotated[str | None, Form()] = None,
+        stated: Annotated[Literal["auto", "openai", "csv"], Form(alias="format")] = "auto",
+        bad_records: Annotated[Literal["strict", "skip"], Form()] = "strict",
+        bad_ceiling: Annotated[float, Form(ge=0, le=1)] = 0.01,
+        purpose: Annotated[Literal["fine-tune", "evals"], Form()] = "fine-tune",
+        notify: Annotated[str | None, Form(description="JSON: {topic, events}")] = None,
+    ) -> DatasetView:
+        chosen = TypeAdapter(NotifyChoice).validate_python(json.loads(notify)) if notify else None
+        said = {"name": name} if name else {}
+        return await desk.take(
+            file, actor, purpose=purpose, format=stated, bad_records=bad_records, bad_ceiling=bad_ceiling,
+            notify=chosen, **said,
+        )  # fmt: skip
+
+    @router.get("")
+    async def list_all(
+        actor: reader, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
+    ) -> dict[str, Any]:
+        found = await desk.database.read(
+            lambda session: store.list_datasets(session, actor.project, after=after, limit=limit + 1)
+        )
+        return page(found, limit)
+
+    @router.get("/{ref}")
+    async def one(ref: str, actor: reader) -> DatasetView:
+        return await desk.database.read(lambda session: store.load(session, actor.project, ref))
+
+    @router.get("/{ref}/report")
+    async def report(ref: str, actor: reader) -> FileResponse:
+        view = await desk.database.read(lambda session: store.load(session, actor.project, ref))
+        if view.report is None:
+            raise Conflict(f"dataset {view.name} is {view.state}; its report is not written yet", code="not_ready")
+        return FileResponse(desk.storage.path(view.report), media_type="application/x-ndjson")
+
+    @router.delete("/{ref}")
+    async def delete(ref: str, actor: writer) -> DatasetView:
+        return await desk.drop(actor, ref)
+
+    return router
+
+
+def openai_routes(desk: DatasetRoutes) -> APIRouter:
+    """``/v1/files``."""
+    router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
+    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
+    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+
+    async def load(actor: Actor, file_id: str) -> DatasetView:
+        ref = finery_id(file_id, "ds")
+        try:
+            return await desk.database.read(lambda session: store.load(session, actor.project, ref))
+        except NotFound as fault:
+            raise NotFound(f"No such File object: {file_id}", code="file_not_found", param="id") from fault
+
+    @router.post("")
+    async def create(
+        request: Request, actor: writer, file: UploadFile, purpose: Annotated[str, Form()]
+    ) -> dict[str, Any]:
+        if purpose not in PURPOSES:
+            raise InvalidRequest(
+                f"{purpose!r} is not a purpose; use one of {', '.join(PURPOSES)}", code="invalid_purpose",
+                param="purpose",
+            )  # fmt: skip
+        return file_object(await desk.take(file, actor, purpose=purpose))
+
+    @router.get("")
+    async def list_files(
+        actor: reader,
+        limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
+        after: str | None = None,
+        purpose: str | None = None,
+        order: Literal["asc", "desc"] = "desc",
+    ) -> dict[str, Any]:
+        found = await desk.database.read(
+            lambda session: store.list_datasets(
+                session, actor.project, purpose=purpose, limit=limit + 1, ascending=order == "asc",
+                after=finery_id(after, "ds") if after else None,
+            )
+        )  # fmt: skip
+        return openai_page([file_object(view) for view in found], limit)
+
+    @router.get("/{file_id}")
+    async def retrieve(file_id: str, actor: reader) -> dict[str, Any]:
+        return file_object(await load(actor, file_id))
+
+    @router.get("/{file_id}/content")
+    async def content(file_id: str, actor: reader) -> FileResponse:
+        view = await load(actor, file_id)
+        blob = await desk.database.read(lambda session: store.blob_of(session, view.id))
+        return FileResponse(desk.storage.path(blob), filename=view.filename, media_type="application/octet-stream")
+
+    @router.delete("/{file_id}")
+    async def delete(file_id: str, actor: writer) -> dict[str, Any]:
+        view = await load(actor, file_id)
+        await desk.drop(actor, view.id)
+        return {"id": file_id, "object": "file", "deleted": True}
+
+    return router
+
+
+def file_object(view: DatasetView) -> dict[str, Any]:
+    """A dataset as OpenAI's file."""
+    status = {DatasetState.UPLOADED: "uploaded", DatasetState.READY: "processed"}.get(view.state, "error")
+    return {
+        "id": openai_id(view.id, "file"),
+        "object": "file",
+        "bytes": view.size_bytes,
+        "created_at": int(view.created_at.timestamp()),
+        "expires_at": None,
+        "filename": view.filename,
+        "purpose": view.purpose,
+        "status": status,
+        "status_details": view.error.message if view.error else None,
+        "x_finery": {
+            "dataset": view.id,
+            "task": view.task,
+            "records": view.records,
+            "warnings": view.warnings,
+            "errors": view.error.details if view.error else [],
+        },
+    }
+
+
+async def _chunks(upload: UploadFile) -> AsyncIterator[bytes]:
+    while chunk := await upload.read(CHUNK):
+        yield chunk

@@ -1,0 +1,88 @@
+"""Where datasets lie."""
+
+from __future__ import annotations
+
+from sqlalchemy import Text
+from sqlmodel import Field, Session, col, select
+
+from finery_contracts.datasets import DatasetState, DatasetView
+from finery_contracts.envelope import Event
+from finery_contracts.errors import NotFound
+from finery_kit.db import Transaction
+from finery_kit.delivery import emit
+from finery_studio.store import StudioTable
+
+
+class DatasetRow(StudioTable, table=True):
+    """One dataset; the whole view as JSON, and columns for what lists ask."""
+
+    __tablename__ = "dataset"
+    id: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    name: str = Field(index=True)
+    purpose: str
+    state: str = Field(index=True)
+    blob: str
+    view: str = Field(sa_type=Text)
+
+
+def load(session: Session, project: str, ref: str) -> DatasetView:
+    """By id, or by name (the newest of that name).
+
+    Raises:
+        NotFound: this project has none.
+    """
+    row = session.get(DatasetRow, ref)
+    if row is None:
+        query = select(DatasetRow).where(DatasetRow.project == project, DatasetRow.name == ref)
+        query = query.where(DatasetRow.state != DatasetState.DELETED).order_by(col(DatasetRow.id).desc())
+        row = session.exec(query).first()
+    if row is None or row.project != project or row.state == DatasetState.DELETED:
+        raise NotFound(f"there is no dataset or file {ref} in this project", code="file_not_found")
+    return DatasetView.model_validate_json(row.view)
+
+
+def blob_of(session: Session, dataset_id: str) -> str:
+    """Store URL of the bytes as they were uploaded."""
+    row = session.get(DatasetRow, dataset_id)
+    assert row is not None
+    return row.blob
+
+
+def save(tx: Transaction, view: DatasetView, fact: type[Event], *, blob: str | None = None) -> DatasetView:
+    """Store it and say so."""
+    row = tx.session.get(DatasetRow, view.id) or DatasetRow(
+        id=view.id, project=view.project, name=view.name, purpose=view.purpose, state="", blob=blob or "", view=""
+    )
+    row.state, row.view = str(view.state), view.model_dump_json()
+    tx.session.add(row)
+    tx.session.flush()
+    emit(tx, fact, view.id, project=view.project, version=view.version, data=view)
+    return view
+
+
+def changed(view: DatasetView, **changes: object) -> DatasetView:
+    """The next version."""
+    return view.model_copy(update={"version": view.version + 1, **changes})
+
+
+def list_datasets(
+    session: Session, project: str, *, purpose: str | None = None, after: str | None = None, limit: int = 20,
+    ascending: bool = False,
+) -> list[DatasetView]:  # fmt: skip
+    """Newest first, unless asked otherwise."""
+    query = select(DatasetRow).where(DatasetRow.project == project, DatasetRow.state != DatasetState.DELETED)
+    if purpose:
+        query = query.where(DatasetRow.purpose == purpose)
+    if after:
+        query = query.where(col(DatasetRow.id) > after if ascending else col(DatasetRow.id) < after)
+    order = col(DatasetRow.id).asc() if ascending else col(DatasetRow.id).desc()
+    return [DatasetView.model_validate_json(row.view) for row in session.exec(query.order_by(order).limit(limit))]
+
+
+def blob_is_used(session: Session, blob: str, except_id: str) -> bool:
+    """True while another living dataset has the same bytes."""
+    query = select(DatasetRow.id).where(
+        DatasetRow.blob == blob, DatasetRow.state != DatasetState.DELETED, DatasetRow.id != except_id
+    )
+    return session.exec(query).first() is not None

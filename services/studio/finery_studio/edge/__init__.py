@@ -1,0 +1,1 @@
+"""What every HTTP route shares: who asks, error shapes, pages, forwarding."""

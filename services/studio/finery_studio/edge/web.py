@@ -1,0 +1,61 @@
+"""The HTTP server inside the service, and the span of each request. It refuses to touch the process's signals."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Generator
+from typing import Any
+
+import uvicorn
+from opentelemetry.trace import SpanKind, Status, StatusCode
+
+from finery_kit.telemetry import span_from
+
+
+class TracedApp:
+    """ASGI: one server span for each request that changes something; reads are too many to be worth one."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """See ASGI 3."""
+        headers = dict(scope.get("headers", []))
+        if scope["type"] != "http" or (scope["method"] in ("GET", "HEAD") and b"traceparent" not in headers):
+            await self._app(scope, receive, send)
+            return
+        parent = headers.get(b"traceparent", b"").decode("latin-1") or None
+        name = f"{scope['method']} {scope['path']}"
+        with span_from(parent, "studio", name, kind=SpanKind.SERVER) as span:
+
+            async def noting(message: Any) -> None:
+                if message["type"] == "http.response.start":
+                    span.set_attribute("http.response.status_code", message["status"])
+                    if message["status"] >= 500:
+                        span.set_status(Status(StatusCode.ERROR))
+                await send(message)
+
+            await self._app(scope, receive, noting)
+
+
+class WebServer(uvicorn.Server):
+    """uvicorn on a socket that is bound before the service says it is ready."""
+
+    def __init__(self, app: Any, host: str, port: int) -> None:
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5,
+            server_header=False,
+        )  # fmt: skip
+        super().__init__(config)
+        self._socket = socket.create_server((host, port), family=socket.AF_INET, backlog=512)
+        self.port: int = self._socket.getsockname()[1]
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """The service's own process handles signals."""
+        yield
+
+    async def run_until_stopped(self) -> None:
+        """Serve; returns after ``should_exit`` was set."""
+        await self.serve(sockets=[self._socket])

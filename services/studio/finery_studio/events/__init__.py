@@ -1,0 +1,1 @@
+"""Reading back: the event log, curves, logs and traces."""

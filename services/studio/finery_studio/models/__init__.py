@@ -1,0 +1,1 @@
+"""Models: the gallery, what was imported, what tuning made."""

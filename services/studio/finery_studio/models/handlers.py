@@ -1,0 +1,300 @@
+"""How models come and go: import, validation, what tuning leaves, publication, deletion."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from finery_contracts.access import Actor, Role
+from finery_contracts.deployments import ServableModel
+from finery_contracts.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from finery_contracts.ids import new_id
+from finery_contracts.jobs import (
+    Finding,
+    ImportOutput,
+    ImportSpec,
+    TaskKind,
+    TuneOutput,
+    ValidateOutput,
+    ValidateSpec,
+)
+from finery_contracts.models import (
+    ModelCreated,
+    ModelDeleted,
+    ModelInvalid,
+    ModelPublished,
+    ModelReady,
+    ModelState,
+    ModelView,
+)
+from finery_contracts.tasks import NotifyChoice, TaskState, TaskView
+from finery_kit.db import Transaction
+from finery_studio.models import store
+from finery_studio.models.gallery import GalleryEntry
+from finery_studio.projects.domain import check_name
+from finery_studio.tasks import store as task_store
+from finery_studio.tasks.submit import NewTask, SpecMaker, submit
+
+
+@dataclass(frozen=True)
+class NewModel:
+    """What a person asked for: a gallery id or a folder."""
+
+    name: str
+    gallery: str | None = None
+    path: str | None = None
+    description: str = ""
+    validate: bool = True
+    notify: NotifyChoice | None = None
+
+
+@dataclass
+class ModelDesk:
+    """Everything about models that needs the database."""
+
+    gallery: Mapping[str, GalleryEntry]
+    allowed_roots: tuple[Path, ...]
+    temporary_days: int
+    specs: Mapping[TaskKind, SpecMaker]
+
+    # --- import and validation ----------------------------------------------------------------------------------
+
+    def create(self, tx: Transaction, new: NewModel, actor: Actor) -> ModelView:
+        """Name a model and start its import; validation follows by itself unless switched off."""
+        check_name(new.name, model=True)
+        if store.find(tx.session, actor.project, new.name) is not None:
+            raise Conflict(f"there is a model named {new.name} already", code="name_taken", param="name")
+        entry = self.entry(new.gallery) if new.gallery else None
+        source = self._source(new, entry, actor)
+        task_id = new_id("task")
+        view = ModelView(
+            id=new_id("mdl"), project=actor.project, name=new.name, description=new.description,
+            state=ModelState.IMPORTING, version=1, created_by=actor.user, created_at=tx.now,
+            family=entry.family if entry else None, gallery=new.gallery, tasks=[task_id],
+            max_length=entry.max_length if entry else 4096,
+        )  # fmt: skip
+        store.save(tx, view, ModelCreated)
+        request = {"model": view.id, "validate": new.validate, **source}
+        submit(
+            tx,
+            NewTask(TaskKind.IMPORT, f"import-{new.name}"[:64], request, task_id=task_id, notify=new.notify,
+                    result={"model": view.id}),
+            actor, self.specs,
+        )  # fmt: skip
+        return view
+
+    def entry(self, gallery_id: str) -> GalleryEntry:
+        """A gallery entry.
+
+        Raises:
+            NotFound: there is none of that id.
+        """
+        if gallery_id not in self.gallery:
+            raise NotFound(
+                f"the gallery has no model {gallery_id!r}; it has {', '.join(sorted(self.gallery))}",
+                code="model_not_found", param="model",
+            )  # fmt: skip
+        return self.gallery[gallery_id]
+
+    def for_use(self, tx: Transaction, ref: str, actor: Actor) -> tuple[ModelView, tuple[str, ...]]:
+        """A model that someone names as input, and the tasks to wait for.
+
+        A gallery id with recommended weights is made into a model of the project on the way.
+        """
+        found = store.find(tx.session, actor.project, ref)
+        if found is None and ref in self.gallery and self.gallery[ref].source:
+            found = self.create(tx, NewModel(name=ref, gallery=ref), actor)
+        if found is None:
+            store.load(tx.session, actor.project, ref)
+            raise AssertionError("unreachable: load raises")
+        if found.state is ModelState.INVALID:
+            raise InvalidRequest(
+                f"model {found.name} is not valid: {found.error.message if found.error else 'see its findings'}",
+                code="model_invalid", param="model",
+            )  # fmt: skip
+        needs = (found.tasks[-1],) if found.state in (ModelState.IMPORTING, ModelState.VALIDATING) else ()
+        return found, needs
+
+    def import_spec(self, tx: Transaction, task: TaskView) -> ImportSpec:
+        """The engine's spec."""
+        return ImportSpec.model_validate({k: v for k, v in task.request.items() if k not in ("model", "validate")})
+
+    def on_import_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
+        """The weights are there, or not."""
+        view = self._current(tx, task.request["model"])
+        if view is None:
+            return {}
+        if task.state is not TaskState.SUCCEEDED or not isinstance(task.output, ImportOutput):
+            self._invalid(tx, view, task)
+            return {}
+        came = task.output
+        view = store.changed(
+            view, weights=f"{task.artefact}/out/model", parameters=came.parameters, size_bytes=came.size_bytes,
+            max_length=min(view.max_length, came.max_length) if view.gallery else came.max_length,
+        )  # fmt: skip
+        if not task.request["validate"]:
+            store.save(tx, store.changed(view, state=ModelState.READY), ModelReady)
+            return {}
+        validation = self._submit_validation(tx, view, task)
+        return {"validation": validation}
+
+    def validate_spec(self, tx: Transaction, task: TaskView) -> ValidateSpec:
+        """The engine's spec."""
+        view = store.load(tx.session, task.project, task.request["model"])
+        entry = self.gallery.get(view.gallery or "")
+        if view.weights is None:
+            raise InvalidRequest(f"model {view.name} has no weights to validate", code="weights_missing")
+        return ValidateSpec(model=view.weights, expected_architecture=entry.architecture if entry else None)
+
+    def on_validate_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
+        """The model is ready or invalid, with all findings."""
+        view = self._current(tx, task.request["model"])
+        if view is None:
+            return {}
+        if task.state is TaskState.SUCCEEDED and isinstance(task.output, ValidateOutput):
+            ready = store.changed(view, state=ModelState.READY, findings=task.output.findings)
+            store.save(tx, ready, ModelReady)
+        elif view.state is ModelState.VALIDATING:
+            self._invalid(tx, view, task)
+        return {}
+
+    # --- what tuning leaves -------------------------------------------------------------------------------------
+
+    def on_tune_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
+        """A tuned model: published when it was named or came through OpenAI's surface, else temporary (SPEC MO8)."""
+        if task.state is not TaskState.SUCCEEDED or not isinstance(task.output, TuneOutput):
+            return {}
+        request: dict[str, Any] = task.request
+        base = store.load(tx.session, task.project, request["model"])
+        model_id = new_id("mdl")
+        short, suffix = model_id[-8:], request.get("suffix") or ""
+        publish = bool(request.get("publish"))
+        view = ModelView(
+            id=model_id, project=task.project, name=request.get("output") or f"{suffix or 'tuned'}-{short}",
+            state=ModelState.READY, version=1, created_by=task.created_by, created_at=tx.now, family=base.family,
+            gallery=base.gallery, base=base.id, weights=base.weights, adapter=f"{task.artefact}/out/adapter",
+            openai_name=f"ft:{base.gallery or base.name}:{request['project_name']}:{suffix}:{short}",
+            parameters=base.parameters, max_length=base.max_length, tasks=[task.id], published=publish,
+            expires_at=None if publish else tx.now + timedelta(days=self.temporary_days),
+            lineage={k: request[k] for k in ("dataset", "validation") if request.get(k)} | {"task": task.id},
+        )  # fmt: skip
+        store.save(tx, view, ModelPublished if publish else ModelReady)
+        return {"model": view.id, "model_name": view.openai_name or view.name}
+
+    def publish(self, tx: Transaction, project: str, ref: str, name: str | None) -> ModelView:
+        """Keep a temporary model for good."""
+        view = store.load(tx.session, project, ref)
+        if view.published:
+            raise Conflict(f"model {view.name} is published already", code="already_published")
+        if name is not None and store.find(tx.session, project, check_name(name, model=True)) is not None:
+            raise Conflict(f"there is a model named {name} already", code="name_taken", param="name")
+        kept = store.changed(view, published=True, expires_at=None, name=name or view.name)
+        return store.save(tx, kept, ModelPublished)
+
+    # --- use and removal ----------------------------------------------------------------------------------------
+
+    def servable(self, view: ModelView) -> ServableModel:
+        """What the deployer must know.
+
+        Raises:
+            Conflict: the model is not ready.
+        """
+        if view.state is not ModelState.READY or view.weights is None:
+            raise Conflict(f"model {view.name} is {view.state}; it cannot be deployed yet", code="model_not_ready")
+        return ServableModel(
+            id=view.id, project=view.project, name=view.name, openai_name=view.openai_name, weights=view.weights,
+            adapter=view.adapter, max_length=view.max_length,
+        )  # fmt: skip
+
+    def delete(self, tx: Transaction, project: str, ref: str, served_by: list[str]) -> ModelView:
+        """It can no longer be named (SPEC MO7); refused while something refers to it, with the names."""
+        view = store.load(tx.session, project, ref)
+        users = task_store.users_of(tx.session, project, view.id)
+        heirs = store.built_on(tx.session, project, view.id)
+        refs = [*users, *heirs, *served_by]
+        if refs:
+            raise Conflict(
+                f"model {view.name} is in use by {', '.join(refs)}; end or delete them first",
+                code="in_use", details=[{"used_by": name} for name in refs],
+            )  # fmt: skip
+        return store.save(tx, store.changed(view, state=ModelState.DELETED), ModelDeleted)
+
+    def expire(self, tx: Transaction) -> None:
+        """Temporary models whose time is over are removed."""
+        for view in store.expired(tx.session, tx.now.isoformat()):
+            store.save(tx, store.changed(view, state=ModelState.DELETED), ModelDeleted)
+
+    # --- below --------------------------------------------------------------------------------------------------
+
+    def _source(self, new: NewModel, entry: GalleryEntry | None, actor: Actor) -> dict[str, Any]:
+        if new.path is not None:
+            overrides = {"overrides": entry.overrides, "family": entry.family} if entry else {}
+            return {"source": self._allowed(new.path, actor), **overrides}
+        if entry is None:
+            raise InvalidRequest("say where the weights are: a gallery id or a folder", code="source_missing")
+        if entry.source is None:
+            raise InvalidRequest(
+                f"{new.gallery} comes without recommended weights: give the folder of your own",
+                code="custom_weights_needed", param="path",
+            )  # fmt: skip
+        return {
+            "source": entry.source,
+            "gguf_file": entry.gguf_file,
+            "family": entry.family,
+            "overrides": entry.overrides,
+        }
+
+    def _allowed(self, path: str, actor: Actor) -> str:
+        folder = Path(path.removeprefix("file://"))
+        if "://" in path and not path.startswith("file://"):
+            raise InvalidRequest(f"{path}: only folders of this machine can be imported yet", code="source_unsupported")
+        if not folder.is_absolute():
+            raise InvalidRequest(f"{path}: give an absolute path", code="path_not_absolute", param="path")
+        folder = folder.resolve()
+        inside = any(folder.is_relative_to(root.resolve()) for root in self.allowed_roots)
+        if not inside and actor.role is not Role.OPERATOR:
+            raise Forbidden(
+                f"{path} lies under no allowed root; an operator names roots by FINERY_ALLOWED_ROOTS",
+                code="path_not_allowed", param="path",
+            )  # fmt: skip
+        if not folder.exists():
+            raise InvalidRequest(f"{path}: there is no such folder", code="path_not_found", param="path")
+        if not folder.is_dir():
+            raise InvalidRequest(
+                f"{path} is a single file; give the folder that holds weights, config and tokenizer",
+                code="not_a_folder", param="path",
+            )  # fmt: skip
+        if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
+            raise InvalidRequest(
+                f"{path} has no config.json (and no .gguf file): it is not a model folder; take the whole folder as "
+                "it was published",
+                code="config_missing", param="path",
+            )  # fmt: skip
+        return str(folder)
+
+    def _current(self, tx: Transaction, model_id: str) -> ModelView | None:
+        row = tx.session.get(store.ModelRow, model_id)
+        return ModelView.model_validate_json(row.view) if row and row.state != ModelState.DELETED else None
+
+    def _invalid(self, tx: Transaction, view: ModelView, task: TaskView) -> None:
+        details = task.error.details if task.error else []
+        findings = [Finding.model_validate(d) for d in details if {"code", "severity", "where"} <= d.keys()]
+        told = store.changed(view, state=ModelState.INVALID, error=task.error, findings=findings)
+        store.save(tx, told, ModelInvalid)
+
+    def _submit_validation(self, tx: Transaction, view: ModelView, cause: TaskView) -> str:
+        task_id = new_id("task")
+        store.save(tx, store.changed(view, state=ModelState.VALIDATING, tasks=[*view.tasks, task_id]), ModelCreated)
+        actor = Actor(project=view.project, project_name="", user=cause.created_by, key="", role=Role.COMMON)
+        new = NewTask(
+            TaskKind.VALIDATE, f"validate-{view.name}"[:64], {"model": view.id}, task_id=task_id, notify=cause.notify,
+            result={"model": view.id},
+        )  # fmt: skip
+        submit(tx, new, actor, self.specs)
+        for row in task_store.dependents(tx.session, cause.id):
+            tx.session.add(task_store.NeedRow(task=row.id, needs=task_id))
+        tx.session.flush()
+        return task_id

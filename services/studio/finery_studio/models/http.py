@@ -1,0 +1,169 @@
+"""Routes of models: our own surface and OpenAI's."""
+
+from collections.abc import Awaitable, Callable
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Query
+from pydantic import Field, model_validator
+
+from finery_contracts.access import Actor, Role
+from finery_contracts.deployments import DeploymentView
+from finery_contracts.model import Request
+from finery_contracts.models import ModelState, ModelView
+from finery_contracts.tasks import NotifyChoice
+from finery_kit.db import Database
+from finery_studio.edge.answers import page
+from finery_studio.edge.auth import Gate
+from finery_studio.models import store
+from finery_studio.models.handlers import ModelDesk, NewModel
+
+ListDeployments = Callable[[Actor], Awaitable[list[DeploymentView]]]
+
+
+class Source(Request):
+    """Where weights come from: exactly one of the two, or a gallery id with a folder of own weights."""
+
+    gallery: str | None = None
+    path: str | None = Field(default=None, description="absolute folder on the server")
+
+    @model_validator(mode="after")
+    def _one(self) -> "Source":
+        if self.gallery is None and self.path is None:
+            raise ValueError("give gallery (an id) or path (a folder)")
+        return self
+
+
+class ModelRequest(Request):
+    """Make a model."""
+
+    name: str
+    source: Source
+    description: str = Field(default="", max_length=100)
+    validate_weights: bool = Field(default=True, alias="validate", description="off: a bad model fails later")
+    notify: NotifyChoice | None = None
+
+
+class PublishRequest(Request):
+    """Keep a temporary model."""
+
+    name: str | None = None
+
+
+class ModelRoutes:
+    """What both surfaces need."""
+
+    def __init__(
+        self, gate: Gate, database: Database, desk: ModelDesk, deployments: ListDeployments,
+        changed: Callable[[], None],
+    ) -> None:  # fmt: skip
+        self.gate, self.database, self.desk = gate, database, desk
+        self.deployments, self.changed = deployments, changed
+
+    async def drop(self, actor: Actor, ref: str) -> ModelView:
+        """Delete unless something refers to it; named deployments count, trials do not."""
+        view = await self.database.read(lambda session: store.load(session, actor.project, ref))
+        living = [d for d in await self.deployments(actor) if d.model == view.id and not d.trial]
+        served = [f"deployment {d.name}" for d in living]
+        gone = await self.database.write(lambda tx: self.desk.delete(tx, actor.project, view.id, served))
+        self.changed()
+        return gone
+
+
+def routes(desk: ModelRoutes) -> APIRouter:
+    """``/api/v1/models`` and the gallery."""
+    router = APIRouter(prefix="/api/v1", tags=["models"])
+    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
+    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+
+    @router.get("/gallery")
+    async def gallery(_: reader) -> dict[str, Any]:
+        entries = [{"id": key, **entry.model_dump(mode="json")} for key, entry in desk.desk.gallery.items()]
+        return {"data": entries, "has_more": False, "next": None}
+
+    @router.post("/models", status_code=201)
+    async def create(body: ModelRequest, actor: writer) -> ModelView:
+        new = NewModel(
+            name=body.name, gallery=body.source.gallery, path=body.source.path, description=body.description,
+            validate=body.validate_weights, notify=body.notify,
+        )  # fmt: skip
+        view = await desk.database.write(lambda tx: desk.desk.create(tx, new, actor))
+        desk.changed()
+        return view
+
+    @router.get("/models")
+    async def list_all(
+        actor: reader,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        after: str | None = None,
+        search: str | None = None,
+    ) -> dict[str, Any]:
+        found = await desk.database.read(
+            lambda session: store.list_models(session, actor.project, after=after, limit=limit + 1, search=search)
+        )
+        return page(found, limit)
+
+    @router.get("/models/{ref}")
+    async def one(ref: str, actor: reader) -> ModelView:
+        return await desk.database.read(lambda session: store.load(session, actor.project, ref))
+
+    @router.get("/models/{ref}/findings")
+    async def findings(ref: str, actor: reader) -> dict[str, Any]:
+        view = await desk.database.read(lambda session: store.load(session, actor.project, ref))
+        return {"model": view.id, "state": view.state, "data": [f.model_dump() for f in view.findings]}
+
+    @router.post("/models/{ref}/publish")
+    async def publish(ref: str, body: PublishRequest, actor: writer) -> ModelView:
+        view = await desk.database.write(lambda tx: desk.desk.publish(tx, actor.project, ref, body.name))
+        desk.changed()
+        return view
+
+    @router.delete("/models/{ref}")
+    async def delete(ref: str, actor: writer) -> ModelView:
+        return await desk.drop(actor, ref)
+
+    return router
+
+
+def openai_routes(desk: ModelRoutes) -> APIRouter:
+    """``/v1/models``: everything that ``model`` may name in a call or a job."""
+    router = APIRouter(prefix="/v1/models", tags=["OpenAI"])
+    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
+    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+
+    async def named(actor: Actor) -> dict[str, dict[str, Any]]:
+        found: dict[str, dict[str, Any]] = {
+            key: _object(key, 0, "gallery") for key, entry in desk.desk.gallery.items() if entry.source
+        }
+        views = await desk.database.read(lambda s: store.list_models(s, actor.project, limit=10_000))
+        for view in reversed(views):
+            if view.state is ModelState.READY:
+                name = view.openai_name or view.name
+                found[name] = _object(name, int(view.created_at.timestamp()), actor.project_name)
+        for deployment in await desk.deployments(actor):
+            if not deployment.trial:
+                created = int(deployment.created_at.timestamp())
+                found[deployment.name] = _object(deployment.name, created, actor.project_name)
+        return found
+
+    @router.get("")
+    async def list_all(actor: reader) -> dict[str, Any]:
+        return {"object": "list", "data": list((await named(actor)).values())}
+
+    @router.get("/{name:path}")
+    async def retrieve(name: str, actor: reader) -> dict[str, Any]:
+        found = (await named(actor)).get(name)
+        if found is not None:
+            return found
+        view = await desk.database.read(lambda session: store.load(session, actor.project, name))
+        return _object(view.openai_name or view.name, int(view.created_at.timestamp()), actor.project_name)
+
+    @router.delete("/{name:path}")
+    async def delete(name: str, actor: writer) -> dict[str, Any]:
+        await desk.drop(actor, name)
+        return {"id": name, "object": "model", "deleted": True}
+
+    return router
+
+
+def _object(name: str, created: int, owner: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": created, "owned_by": owner}

@@ -1,0 +1,98 @@
+"""Where models lie."""
+
+from __future__ import annotations
+
+from sqlalchemy import Text
+from sqlmodel import Field, Session, col, or_, select
+
+from finery_contracts.envelope import Event
+from finery_contracts.errors import NotFound
+from finery_contracts.models import ModelState, ModelView
+from finery_kit.db import Transaction
+from finery_kit.delivery import emit
+from finery_studio.store import StudioTable
+
+
+class ModelRow(StudioTable, table=True):
+    """One model."""
+
+    __tablename__ = "model"
+    id: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    name: str = Field(index=True)
+    openai_name: str | None = Field(default=None, index=True)
+    state: str
+    expires_at: str | None = Field(default=None, index=True)
+    view: str = Field(sa_type=Text)
+
+
+def find(session: Session, project: str, ref: str) -> ModelView | None:
+    """By id, name or ft: name."""
+    query = select(ModelRow).where(
+        ModelRow.project == project,
+        ModelRow.state != ModelState.DELETED,
+        or_(ModelRow.id == ref, ModelRow.name == ref, ModelRow.openai_name == ref),
+    )
+    row = session.exec(query.order_by(col(ModelRow.id).desc())).first()
+    return ModelView.model_validate_json(row.view) if row else None
+
+
+def load(session: Session, project: str, ref: str) -> ModelView:
+    """Like ``find``.
+
+    Raises:
+        NotFound: this project has none.
+    """
+    found = find(session, project, ref)
+    if found is None:
+        raise NotFound(
+            f"there is no model {ref} in this project; list the models to see their names",
+            code="model_not_found",
+            param="model",
+        )
+    return found
+
+
+def save(tx: Transaction, view: ModelView, fact: type[Event]) -> ModelView:
+    """Store it and say so."""
+    row = tx.session.get(ModelRow, view.id) or ModelRow(id=view.id, project=view.project, name="", state="", view="")
+    row.name, row.openai_name, row.state = view.name, view.openai_name, str(view.state)
+    row.expires_at = view.expires_at.isoformat() if view.expires_at else None
+    row.view = view.model_dump_json()
+    tx.session.add(row)
+    tx.session.flush()
+    emit(tx, fact, view.id, project=view.project, version=view.version, data=view)
+    return view
+
+
+def changed(view: ModelView, **changes: object) -> ModelView:
+    """The next version."""
+    return view.model_copy(update={"version": view.version + 1, **changes})
+
+
+def list_models(
+    session: Session, project: str, *, after: str | None = None, limit: int = 20, search: str | None = None
+) -> list[ModelView]:
+    """Newest first."""
+    query = select(ModelRow).where(ModelRow.project == project, ModelRow.state != ModelState.DELETED)
+    if search:
+        query = query.where(col(ModelRow.name).contains(search))
+    if after:
+        query = query.where(col(ModelRow.id) < after)
+    rows = session.exec(query.order_by(col(ModelRow.id).desc()).limit(limit))
+    return [ModelView.model_validate_json(row.view) for row in rows]
+
+
+def built_on(session: Session, project: str, model_id: str) -> list[str]:
+    """Names of living models whose base this one is."""
+    query = select(ModelRow).where(ModelRow.project == project, ModelRow.state != ModelState.DELETED)
+    views = [ModelView.model_validate_json(row.view) for row in session.exec(query)]
+    return [view.name for view in views if view.base == model_id]
+
+
+def expired(session: Session, now: str) -> list[ModelView]:
+    """Temporary models whose time is over."""
+    query = select(ModelRow).where(
+        ModelRow.state != ModelState.DELETED, col(ModelRow.expires_at).is_not(None), col(ModelRow.expires_at) < now
+    )
+    return [ModelView.model_validate_json(row.view) for row in session.exec(query)]

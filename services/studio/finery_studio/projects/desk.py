@@ -1,0 +1,106 @@
+"""Making projects and keys, and telling the gateways about keys."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from nats.js import JetStreamContext
+
+from finery_contracts.access import Actor, ProjectCreated, ProjectView, Role
+from finery_contracts.errors import Conflict, NotFound
+from finery_contracts.ids import new_id
+from finery_contracts.model import Record, UtcTime
+from finery_contracts.streams import KV_KEYS
+from finery_kit.db import Database, Transaction
+from finery_kit.delivery import emit
+from finery_kit.keys import key_hash
+from finery_studio.projects import domain, store
+
+
+class KeyView(Record):
+    """A key as it is shown; ``secret`` only in the answer that made it."""
+
+    id: str
+    project: str
+    user: str
+    role: Role
+    description: str
+    hint: str
+    created_at: UtcTime
+    secret: str | None = None
+
+
+@dataclass(frozen=True)
+class KeyDesk:
+    """Everything about projects and keys that needs the installation's secret."""
+
+    secret: bytes
+
+    def add_project(self, tx: Transaction, name: str) -> ProjectView:
+        """A new tenant.
+
+        Raises:
+            Conflict: the name is taken.
+        """
+        domain.check_name(name)
+        if store.project_named(tx.session, name) is not None:
+            raise Conflict(f"there is a project named {name} already", code="name_taken", param="name")
+        view = ProjectView(id=new_id("prj"), name=name, version=1, created_at=tx.now)
+        tx.session.add(store.ProjectRow(id=view.id, name=name, created_at=tx.now.isoformat()))
+        tx.session.flush()
+        emit(tx, ProjectCreated, view.id, project=view.id, version=1, data=view)
+        return view
+
+    def add_key(
+        self, tx: Transaction, project: str, user: str, *, role: Role, description: str, secret: str | None = None
+    ) -> KeyView:
+        """A new key; only its keyed hash is stored.
+
+        Raises:
+            Conflict: five living keys are the limit.
+        """
+        domain.check_may_add_key(len(store.keys(tx.session, project, user)))
+        secret = secret or f"fk-{secrets.token_urlsafe(32)}"
+        row = store.KeyRow(
+            id=new_id("key"), project=project, user=user, role=str(role), description=description,
+            hint=f"{secret[:6]}…{secret[-4:]}", hash=key_hash(self.secret, secret), created_at=tx.now.isoformat(),
+        )  # fmt: skip
+        tx.session.add(row)
+        return key_view(row).model_copy(update={"secret": secret})
+
+    def revoke(self, tx: Transaction, actor: Actor, key_id: str) -> KeyView:
+        """The key stops working; it is never recovered."""
+        row = tx.session.get(store.KeyRow, key_id)
+        if row is None or row.project != actor.project or row.revoked:
+            raise NotFound(f"there is no key {key_id} in this project", code="key_not_found")
+        row.revoked, row.told = True, False
+        tx.session.add(row)
+        return key_view(row)
+
+    async def tell_gateways(self, database: Database, jetstream: JetStreamContext) -> None:
+        """Write what changed into the key-value bucket; safe to repeat."""
+        changed = await database.read(store.untold_keys)
+        if not changed:
+            return
+        bucket = await jetstream.key_value(KV_KEYS)
+        for row, project_name in changed:
+            if row.revoked:
+                await bucket.delete(row.hash)
+            else:
+                await bucket.put(row.hash, store.grant_of(row, project_name).model_dump_json().encode())
+        states = {row.id: row.revoked for row, _ in changed}
+
+        def mark(tx: Transaction) -> None:
+            for key_id, revoked in states.items():
+                row = tx.session.get(store.KeyRow, key_id)
+                if row is not None and row.revoked == revoked:
+                    row.told = True
+                    tx.session.add(row)
+
+        await database.write(mark)
+
+
+def key_view(row: store.KeyRow) -> KeyView:
+    """The key as it is shown."""
+    return KeyView.model_validate(row.model_dump(exclude={"hash", "told", "revoked"}))

@@ -1,0 +1,27 @@
+"""Studio's settings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from finery_kit.settings import Settings
+
+
+class StudioSettings(Settings):
+    """See the README for what each knob does."""
+
+    studio_host: str = "127.0.0.1"
+    studio_port: int = Field(default=8081, ge=0, le=65535)
+    max_upload_bytes: int = Field(default=10 * 2**30, ge=1)
+    allowed_roots: list[Path] = Field(
+        default_factory=list[Path], description="folders models may be imported from; an operator may name any"
+    )
+    gallery_file: Path | None = Field(default=None, description="more gallery entries, same shape as the shipped file")
+    heartbeat_limit_s: float = Field(default=10.0, gt=0, description="an attempt without heartbeat is lost after this")
+    max_attempts: int = Field(default=3, ge=1, le=100)
+    temporary_model_days: int = Field(default=15, ge=1)
+    operator_key: str | None = Field(
+        default=None, description="first key of the default project; default: home/api_key"
+    )

@@ -1,0 +1,1 @@
+"""Tasks: what was asked for, how it stands, what came of it."""

@@ -1,0 +1,174 @@
+"""Routes of tasks."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Body, Depends, Query, Request
+from fastapi.responses import FileResponse, StreamingResponse
+from pydantic import Field, TypeAdapter
+
+from finery_contracts.access import Actor, Role
+from finery_contracts.errors import Conflict, InvalidRequest, NotFound, NotOffered
+from finery_contracts.jobs import TaskKind
+from finery_contracts.streams import LOGS, METRICS, log_subject, metric_subject
+from finery_contracts.tasks import TaskState, TaskView
+from finery_kit.db import Database, Transaction
+from finery_kit.storage import Storage
+from finery_studio.edge.answers import page
+from finery_studio.edge.auth import Gate
+from finery_studio.events.streams import Stored
+from finery_studio.tasks import store
+from finery_studio.tasks.handlers import TaskDesk
+from finery_studio.tuning.handlers import EvaluateRequest, TuneRequest, TuningDesk, ValidateRequest
+
+ReadSubject = Callable[..., Awaitable[list[Stored]]]
+AnyRequest = Annotated[TuneRequest | EvaluateRequest | ValidateRequest, Field(discriminator="kind")]
+NOT_OFFERED = {"distill": "distillation", "compress": "compression"}
+LOG_POLL_S = 0.5
+
+
+@dataclass(frozen=True)
+class TaskRoutes:
+    """What the routes of tasks need."""
+
+    gate: Gate
+    database: Database
+    storage: Storage
+    tasks: TaskDesk
+    tuning: TuningDesk
+    read_subject: ReadSubject
+
+    async def submit(self, body: dict[str, Any], actor: Actor) -> TaskView:
+        """Validate by kind, then store."""
+        view = await self.database.write(lambda tx: make_task(self, tx, body, actor))
+        self.tasks.wake_relay()
+        self.tasks.ring()
+        return view
+
+
+def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Actor) -> TaskView:
+    """A task from a body as ``POST /api/v1/tasks`` takes it.
+
+    Raises:
+        NotOffered: a kind that this version does not offer yet.
+        FineryError, pydantic.ValidationError: the body is wrong.
+    """
+    kind = body.get("kind")
+    if kind in NOT_OFFERED:
+        raise NotOffered(f"{NOT_OFFERED[kind]} is not offered yet; tune and evaluate are", param="kind")
+    if kind in ("ingest", "import"):
+        where = "/api/v1/datasets" if kind == "ingest" else "/api/v1/models"
+        raise InvalidRequest(f"a task of kind {kind} begins with POST {where}", code="kind_elsewhere", param="kind")
+    asked = TypeAdapter[Any](AnyRequest).validate_python(body)
+    makers: dict[type, Callable[[Transaction, Any, Actor], TaskView]] = {
+        TuneRequest: desk.tuning.tune,
+        EvaluateRequest: desk.tuning.evaluate,
+        ValidateRequest: desk.tuning.validate,
+    }
+    return makers[type(asked)](tx, asked, actor)
+
+
+def routes(desk: TaskRoutes) -> APIRouter:
+    """``/api/v1/tasks``."""
+    router = APIRouter(prefix="/api/v1/tasks", tags=["tasks"])
+    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
+    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+
+    async def load(actor: Actor, task_id: str) -> TaskView:
+        return store.view_of(await desk.database.read(lambda s: store.load(s, actor.project, task_id)))
+
+    @router.post("", status_code=201)
+    async def submit(body: Annotated[dict[str, Any], Body()], actor: writer) -> TaskView:
+        return await desk.submit(body, actor)
+
+    @router.get("")
+    async def list_all(
+        actor: reader,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        after: str | None = None,
+        kind: TaskKind | None = None,
+        state: TaskState | None = None,
+        search: str | None = None,
+    ) -> dict[str, Any]:
+        rows = await desk.database.read(
+            lambda s: store.list_tasks(
+                s, actor.project, kind=kind, state=state, search=search, after=after, limit=limit + 1
+            )
+        )
+        return page([store.view_of(row) for row in rows], limit)
+
+    @router.get("/{task_id}")
+    async def one(task_id: str, actor: reader) -> TaskView:
+        return await load(actor, task_id)
+
+    @router.post("/{task_id}/terminate")
+    async def terminate(task_id: str, actor: writer) -> TaskView:
+        return await desk.database.write(lambda tx: desk.tasks.terminate(tx, actor.project, task_id))
+
+    @router.delete("/{task_id}")
+    async def delete(task_id: str, actor: writer, confirm: Literal["DELETE"] | None = None) -> dict[str, Any]:
+        if confirm is None:
+            raise InvalidRequest(
+                "deleting a task cannot be undone: say confirm=DELETE", code="confirm_missing", param="confirm"
+            )
+        task = await load(actor, task_id)
+        if not task.state.ended:
+            raise Conflict(f"task {task_id} is {task.state}; terminate it first", code="task_not_ended")
+
+        def remove(tx: Transaction) -> None:
+            tx.session.delete(store.load(tx.session, actor.project, task_id))
+
+        await desk.database.write(remove)
+        return {"id": task_id, "deleted": True}
+
+    @router.get("/{task_id}/metrics")
+    async def metrics(task_id: str, actor: reader, after: int = 0) -> dict[str, Any]:
+        task = await load(actor, task_id)
+        stored = await desk.read_subject(METRICS.name, metric_subject(task.project, task.id), after=after)
+        points = [{"seq": item.seq, **point} for item in stored for point in json.loads(item.body)]
+        return {"data": points, "has_more": False, "next": stored[-1].seq if stored else after}
+
+    @router.get("/{task_id}/logs", response_model=None)
+    async def logs(
+        request: Request, task_id: str, actor: reader, after: int = 0, search: str | None = None, follow: bool = False
+    ) -> StreamingResponse | dict[str, Any]:
+        task = await load(actor, task_id)
+        subject = log_subject(task.project, task.id)
+        if follow:
+            return StreamingResponse(_follow(request, desk, actor, task.id, after), media_type="application/x-ndjson")
+        stored = await desk.read_subject(LOGS.name, subject, after=after)
+        lines = [{"seq": item.seq, **line} for item in stored for line in json.loads(item.body)]
+        if search:
+            lines = [line for line in lines if search.lower() in line["text"].lower()]
+        return {"data": lines, "has_more": False, "next": stored[-1].seq if stored else after}
+
+    @router.get("/{task_id}/artefact/{path:path}")
+    async def artefact(task_id: str, path: str, actor: reader) -> FileResponse:
+        task = await load(actor, task_id)
+        if task.artefact is None:
+            raise NotFound(f"task {task_id} has left no artefact (yet)", code="artefact_missing")
+        root = desk.storage.path(task.artefact)
+        file = (root / path).resolve()
+        if not file.is_relative_to(root) or not file.is_file():
+            have = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())[:50]
+            raise NotFound(f"there is no {path}; there are {', '.join(have)}", code="artefact_missing", param="path")
+        return FileResponse(file, filename=file.name)
+
+    return router
+
+
+async def _follow(request: Request, desk: TaskRoutes, actor: Actor, task_id: str, after: int) -> AsyncIterator[bytes]:
+    """Lines as they come, until the task has ended and all were sent."""
+    while not await request.is_disconnected():
+        row = await desk.database.read(lambda s: store.load(s, actor.project, task_id))
+        task = store.view_of(row)
+        for item in await desk.read_subject(LOGS.name, log_subject(task.project, task.id), after=after):
+            after = item.seq
+            for line in json.loads(item.body):
+                yield json.dumps({"seq": item.seq, **line}).encode() + b"\n"
+        if task.state.ended:
+            return
+        await asyncio.sleep(LOG_POLL_S)

@@ -1,0 +1,157 @@
+"""Where tasks lie. The whole view is kept as JSON; what lists and queues ask for has columns of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy import Text
+from sqlmodel import Field, Session, col, or_, select
+
+from finery_contracts.errors import NotFound
+from finery_contracts.jobs import TaskKind
+from finery_contracts.tasks import TaskView
+from finery_kit.db import Transaction
+from finery_kit.delivery import emit
+from finery_studio.store import StudioTable
+from finery_studio.tasks.domain import Decision, claimable
+
+
+class TaskRow(StudioTable, table=True):
+    """One task."""
+
+    __tablename__ = "task"
+    id: str = Field(primary_key=True)
+    project: str = Field(index=True)
+    kind: str = Field(index=True)
+    state: str = Field(index=True)
+    name: str = Field(index=True)
+    pool: str
+    claimable: bool = Field(default=False, index=True)
+    priority: int = 0
+    attempt: int = 0
+    report_seq: int = 0
+    stop_requested: bool = False
+    created_by: str
+    created_at: str = Field(index=True)
+    traceparent: str | None = None
+    spec: str | None = Field(default=None, sa_type=Text)
+    view: str = Field(sa_type=Text)
+
+
+class NeedRow(StudioTable, table=True):
+    """A task waits for another."""
+
+    __tablename__ = "task_need"
+    task: str = Field(primary_key=True)
+    needs: str = Field(primary_key=True, index=True)
+
+
+class ClaimRow(StudioTable, table=True):
+    """What a claim was answered with, so that the same request id gets the same answer."""
+
+    __tablename__ = "claim"
+    request_id: str = Field(primary_key=True)
+    answer: str = Field(sa_type=Text)
+    created_at: str = Field(index=True)
+
+
+def view_of(row: TaskRow) -> TaskView:
+    """The task as it is told."""
+    return TaskView.model_validate_json(row.view)
+
+
+def load(session: Session, project: str, task_id: str) -> TaskRow:
+    """A task of this project.
+
+    Raises:
+        NotFound: this project has none of that id.
+    """
+    row = session.get(TaskRow, task_id)
+    if row is None or row.project != project:
+        raise NotFound(f"there is no task {task_id} in this project", code="task_not_found")
+    return row
+
+
+def save(tx: Transaction, row: TaskRow, decision: Decision) -> TaskView:
+    """Store what was decided and, in the same transaction, what is said of it."""
+    task, facts = decision
+    row.state, row.claimable, row.attempt = str(task.state), claimable(task), len(task.attempts)
+    row.view = task.model_dump_json()
+    tx.session.add(row)
+    for fact in facts:
+        emit(
+            tx, fact.kind, task.id, project=task.project, version=fact.version, data=fact.data,
+            traceparent=row.traceparent,
+        )  # fmt: skip
+    return task
+
+
+def best_claimable(session: Session, kinds: Sequence[TaskKind], pool: str) -> TaskRow | None:
+    """The task a free worker should take: priority first, then age."""
+    query = (
+        select(TaskRow)
+        .where(col(TaskRow.claimable).is_(True), col(TaskRow.kind).in_([str(k) for k in kinds]), TaskRow.pool == pool)
+        .order_by(col(TaskRow.priority).desc(), col(TaskRow.id))
+        .limit(1)
+        .with_for_update(skip_locked=True)
+    )
+    return session.exec(query).first()
+
+
+def waiting_bells(session: Session) -> list[tuple[str, str]]:
+    """(kind, pool) for which work waits."""
+    query = select(TaskRow.kind, TaskRow.pool).where(col(TaskRow.claimable).is_(True)).distinct()
+    return list(session.exec(query))
+
+
+def dependents(session: Session, task_id: str) -> list[TaskRow]:
+    """Tasks that wait for this one."""
+    query = select(TaskRow).join(NeedRow, col(NeedRow.task) == col(TaskRow.id)).where(NeedRow.needs == task_id)
+    return list(session.exec(query))
+
+
+def unmet_needs(session: Session, task_id: str) -> int:
+    """How many of the tasks it waits for have not succeeded."""
+    query = (
+        select(TaskRow.id)
+        .join(NeedRow, col(NeedRow.needs) == col(TaskRow.id))
+        .where(NeedRow.task == task_id, TaskRow.state != "succeeded")
+    )
+    return len(list(session.exec(query)))
+
+
+def list_tasks(
+    session: Session, project: str, *, kind: str | None = None, state: str | None = None, search: str | None = None,
+    after: str | None = None, limit: int = 20, metadata: dict[str, str] | None = None,
+) -> list[TaskRow]:  # fmt: skip
+    """Newest first; ``after`` is the last id of the page before."""
+    query = select(TaskRow).where(TaskRow.project == project)
+    if kind:
+        query = query.where(TaskRow.kind == kind)
+    if state:
+        query = query.where(TaskRow.state == state)
+    if search:
+        query = query.where(or_(col(TaskRow.name).contains(search), col(TaskRow.id) == search))
+    if after:
+        query = query.where(col(TaskRow.id) < after)
+    rows = session.exec(query.order_by(col(TaskRow.id).desc()).limit(limit if not metadata else None))
+    if not metadata:
+        return list(rows)
+    wanted = metadata.items()
+    return [row for row in rows if wanted <= view_of(row).metadata.items()][:limit]
+
+
+def live_tasks(session: Session) -> list[TaskRow]:
+    """Tasks that a worker is believed to hold."""
+    query = select(TaskRow).where(col(TaskRow.state).in_(["preparing", "running"]), col(TaskRow.claimable).is_(False))
+    return list(session.exec(query))
+
+
+def users_of(session: Session, project: str, noun_id: str) -> list[str]:
+    """Unfinished tasks whose request names this dataset or model."""
+    query = select(TaskRow).where(
+        TaskRow.project == project,
+        col(TaskRow.state).in_(["created", "queued", "preparing", "running"]),
+        col(TaskRow.view).contains(noun_id),
+    )
+    return [row.id for row in session.exec(query)]

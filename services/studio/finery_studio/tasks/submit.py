@@ -1,0 +1,104 @@
+"""How a task comes into being: validated by its kind, stored, queued at once or when what it waits for is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from finery_contracts.access import Actor
+from finery_contracts.errors import ErrorBody, FineryError
+from finery_contracts.ids import new_id
+from finery_contracts.jobs import EngineSpec, TaskKind
+from finery_contracts.tasks import NotifyChoice, TaskCreated, TaskState, TaskView
+from finery_kit.db import Transaction
+from finery_kit.telemetry import current_traceparent
+from finery_studio.tasks import domain, store
+
+SpecMaker = Callable[[Transaction, TaskView], EngineSpec]
+"""Builds the engine's spec when everything a task waits for is there; raises FineryError when it cannot."""
+
+
+@dataclass(frozen=True)
+class NewTask:
+    """What a kind's own module decided to make."""
+
+    kind: TaskKind
+    name: str
+    request: dict[str, Any]
+    needs: tuple[str, ...] = ()
+    description: str = ""
+    flavour: str = "cpu"
+    notify: NotifyChoice | None = None
+    metadata: Mapping[str, str] | None = None
+    result: Mapping[str, str] | None = None
+    task_id: str | None = None
+
+
+def submit(tx: Transaction, new: NewTask, actor: Actor, specs: Mapping[TaskKind, SpecMaker]) -> TaskView:
+    """Store the task and, when it waits for nothing, queue it."""
+    task = TaskView(
+        id=new.task_id or new_id("task"),
+        project=actor.project,
+        kind=new.kind,
+        name=new.name,
+        description=new.description,
+        state=TaskState.CREATED,
+        phase="waiting",
+        why_waiting=_why(new.needs),
+        version=1,
+        created_by=actor.user,
+        flavour=new.flavour,
+        created_at=tx.now,
+        waits_for=list(new.needs),
+        request=new.request,
+        notify=new.notify,
+        metadata=dict(new.metadata or {}),
+        result=dict(new.result or {}),
+    )
+    row = store.TaskRow(
+        id=task.id, project=task.project, kind=str(task.kind), state=str(task.state), name=task.name, pool=task.pool,
+        created_by=task.created_by, created_at=tx.now.isoformat(), traceparent=current_traceparent(), view="",
+    )  # fmt: skip
+    store.save(tx, row, (task, [domain.Fact(TaskCreated, 1, task)]))
+    tx.session.flush()
+    for needed in new.needs:
+        tx.session.add(store.NeedRow(task=task.id, needs=needed))
+    tx.session.flush()
+    return advance(tx, row, specs)
+
+
+def advance(tx: Transaction, row: store.TaskRow, specs: Mapping[TaskKind, SpecMaker]) -> TaskView:
+    """Queue a created task when nothing is missing any more."""
+    task = store.view_of(row)
+    if task.state is not TaskState.CREATED or store.unmet_needs(tx.session, task.id):
+        return task
+    try:
+        spec = specs[task.kind](tx, task)
+    except FineryError as fault:
+        return store.save(tx, row, domain.fail(task, fault.body, tx.now))
+    row.spec = spec.model_dump_json()
+    return store.save(tx, row, domain.queue(task, tx.now))
+
+
+def give_up(tx: Transaction, row: store.TaskRow, ended: TaskView) -> TaskView:
+    """What it waited for did not succeed."""
+    task = store.view_of(row)
+    if task.state is not TaskState.CREATED:
+        return task
+    return store.save(tx, row, domain.fail(task, _because_of(task, ended), tx.now))
+
+
+def _because_of(task: TaskView, ended: TaskView) -> ErrorBody:
+    """The error of a task whose input is not coming; OpenAI's names for its files."""
+    reason = ended.error.message if ended.error else f"task {ended.id} was {ended.state}"
+    details = ended.error.details if ended.error else []
+    if ended.kind is TaskKind.INGEST:
+        is_validation = ended.result.get("dataset") == task.request.get("validation")
+        which = "validation_file" if is_validation else "training_file"
+        return ErrorBody(code=f"invalid_{which}", message=reason, param=which, details=details)
+    return ErrorBody(code="model_not_ready", message=reason, param="model", details=details)
+
+
+def _why(needs: tuple[str, ...]) -> str | None:
+    return f"waiting for {', '.join(needs)}" if needs else None

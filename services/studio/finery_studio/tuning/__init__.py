@@ -1,0 +1,1 @@
+"""Tuning jobs: parameters, the automatic recipe, OpenAI's surface for them."""

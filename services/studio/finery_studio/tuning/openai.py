@@ -1,0 +1,331 @@
+"""OpenAI's fine-tuning surface: the unmodified client drives the whole loop. A job is a task of kind tune."""
+
+import asyncio
+import json
+from datetime import datetime
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Depends, Query, Request
+from pydantic import Field, field_validator
+
+from finery_contracts.access import Actor, Role
+from finery_contracts.errors import Conflict, InvalidRequest, NotFound
+from finery_contracts.ids import finery_id, openai_id
+from finery_contracts.jobs import TaskKind, TuneOutput
+from finery_contracts.model import Request as Body_
+from finery_contracts.streams import METRICS, metric_subject
+from finery_contracts.tasks import NotifyChoice, TaskState, TaskView
+from finery_contracts.tuning import TuneOptions
+from finery_kit.delivery import OutboxRow, events_since
+from finery_studio.edge.answers import openai_page
+from finery_studio.tasks import store
+from finery_studio.tasks.http import TaskRoutes
+from finery_studio.tuning.handlers import TuneRequest
+
+STATUS = {
+    TaskState.CREATED: "validating_files",
+    TaskState.QUEUED: "queued",
+    TaskState.PREPARING: "running",
+    TaskState.RUNNING: "running",
+    TaskState.SUCCEEDED: "succeeded",
+    TaskState.FAILED: "failed",
+    TaskState.TERMINATED: "cancelled",
+}
+CANCEL_WAIT_S = 20.0
+Auto = Literal["auto"]
+
+
+class Hyperparameters(Body_):
+    """OpenAI's names."""
+
+    n_epochs: Auto | Annotated[int, Field(ge=1, le=50)] = "auto"
+    batch_size: Auto | Annotated[int, Field(ge=1, le=256)] = "auto"
+    learning_rate_multiplier: Auto | Annotated[float, Field(gt=0, le=100)] = "auto"
+
+
+class Supervised(Body_):
+    """``method.supervised``."""
+
+    hyperparameters: Hyperparameters = Hyperparameters()
+
+
+class Method(Body_):
+    """``method``; other types come with later versions."""
+
+    type: Literal["supervised"]
+    supervised: Supervised = Supervised()
+
+
+class Extras(TuneOptions):
+    """``x_finery``: what OpenAI lacks."""
+
+    name: str | None = None
+    description: str = Field(default="", max_length=1000)
+    output: str | None = None
+    notify: NotifyChoice | None = None
+
+
+class JobRequest(Body_):
+    """``POST /v1/fine_tuning/jobs``."""
+
+    model: str
+    training_file: str
+    validation_file: str | None = None
+    hyperparameters: Hyperparameters | None = None
+    method: Method | None = None
+    suffix: str | None = Field(default=None, min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")
+    seed: int | None = Field(default=None, ge=0, le=2**31 - 1)
+    metadata: dict[str, Annotated[str, Field(max_length=512)]] | None = Field(default=None, max_length=16)
+    integrations: list[Any] | None = Field(default=None, max_length=0, description="none are offered")
+    x_finery: Extras = Extras()
+
+    @field_validator("metadata")
+    @classmethod
+    def _short_keys(cls, metadata: dict[str, str] | None) -> dict[str, str] | None:
+        if metadata and any(len(key) > 64 for key in metadata):
+            raise ValueError("keys of metadata have at most 64 characters")
+        return metadata
+
+
+def tune_request(job: JobRequest) -> TuneRequest:
+    """The same wish in our own words."""
+    if job.method is not None and job.hyperparameters is not None:
+        raise InvalidRequest(
+            "hyperparameters and method exclude each other: give method.supervised.hyperparameters", param="method",
+            code="conflicting_parameters",
+        )  # fmt: skip
+    hyper = job.method.supervised.hyperparameters if job.method else job.hyperparameters or Hyperparameters()
+    names = {"n_epochs": "epochs", "batch_size": "batch_size", "learning_rate_multiplier": "learning_rate_multiplier"}
+    said = {names[k]: v for k, v in hyper.model_dump().items() if v != "auto"}
+    extras = job.x_finery.model_dump(exclude_unset=True, include=set(TuneOptions.model_fields))
+    twice = sorted(said.keys() & extras.keys())
+    if twice:
+        raise InvalidRequest(
+            f"{', '.join(twice)} given twice: in hyperparameters and in x_finery", code="conflicting_parameters",
+            param=f"x_finery.{twice[0]}",
+        )  # fmt: skip
+    seed = {"seed": job.seed} if job.seed is not None else {}
+    return TuneRequest(
+        kind="tune", model=job.model, dataset=finery_id(job.training_file, "ds"),
+        validation=finery_id(job.validation_file, "ds") if job.validation_file else None, suffix=job.suffix,
+        options=TuneOptions.model_validate({**extras, **said, **seed}), metadata=job.metadata or {},
+        name=job.x_finery.name, description=job.x_finery.description, output=job.x_finery.output,
+        notify=job.x_finery.notify,
+    )  # fmt: skip
+
+
+def routes(desk: TaskRoutes) -> APIRouter:
+    """``/v1/fine_tuning/jobs``."""
+    router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["OpenAI"])
+    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
+    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+
+    async def load(actor: Actor, job_id: str) -> TaskView:
+        try:
+            row = await desk.database.read(lambda s: store.load(s, actor.project, finery_id(job_id, "task")))
+        except NotFound as fault:
+            raise NotFound(f"there is no fine-tuning job {job_id}", code="job_not_found") from fault
+        if row.kind != TaskKind.TUNE:
+            raise NotFound(f"there is no fine-tuning job {job_id}", code="job_not_found")
+        return store.view_of(row)
+
+    @router.post("")
+    async def create(body: JobRequest, actor: writer) -> dict[str, Any]:
+        asked = tune_request(body)
+        try:
+            task = await desk.database.write(lambda tx: desk.tuning.tune(tx, asked, actor, tolerant=True, publish=True))
+        except NotFound as fault:
+            if fault.error_code == "file_not_found":
+                raise _no_file(body, fault) from fault
+            raise
+        desk.tasks.wake_relay()
+        desk.tasks.ring()
+        return job_object(task)
+
+    @router.get("")
+    async def list_jobs(
+        request: Request,
+        actor: reader,
+        after: str | None = None,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> dict[str, Any]:
+        wanted = {k[9:-1]: v for k, v in request.query_params.items() if k.startswith("metadata[") and k.endswith("]")}
+        rows = await desk.database.read(
+            lambda s: store.list_tasks(
+                s, actor.project, kind=TaskKind.TUNE, limit=limit + 1, metadata=wanted or None,
+                after=finery_id(after, "task") if after else None,
+            )
+        )  # fmt: skip
+        return openai_page([job_object(store.view_of(row)) for row in rows], limit)
+
+    @router.get("/{job_id}")
+    async def retrieve(job_id: str, actor: reader) -> dict[str, Any]:
+        return job_object(await load(actor, job_id))
+
+    @router.post("/{job_id}/cancel")
+    async def cancel(job_id: str, actor: writer) -> dict[str, Any]:
+        task = await load(actor, job_id)
+        if task.state.ended:
+            raise Conflict(f"job {job_id} has {STATUS[task.state]} already", code="job_not_cancellable")
+        await desk.database.write(lambda tx: desk.tasks.terminate(tx, actor.project, task.id))
+        async with asyncio.timeout(CANCEL_WAIT_S) as waiting:
+            while not (task := await load(actor, job_id)).state.ended:
+                if waiting.expired() or (waiting.when() or 0) - asyncio.get_running_loop().time() < 0.5:
+                    break
+                await asyncio.sleep(0.1)
+        return job_object(task)
+
+    @router.get("/{job_id}/events")
+    async def events(
+        job_id: str, actor: reader, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+    ) -> dict[str, Any]:
+        task = await load(actor, job_id)
+        facts = await desk.database.read(lambda s: events_since(s, actor.project, noun_id=task.id, limit=1000))
+        points = await desk.read_subject(METRICS.name, metric_subject(task.project, task.id))
+        told = [_fact_event(row) for row in facts]
+        told += [_metric_event(item.seq, n, p) for item in points for n, p in enumerate(json.loads(item.body))]
+        told.sort(key=lambda event: (event["created_at"], event["id"]), reverse=True)
+        return openai_page(_after(told, after), limit)
+
+    @router.get("/{job_id}/checkpoints")
+    async def checkpoints(
+        job_id: str, actor: reader, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 10
+    ) -> dict[str, Any]:
+        task = await load(actor, job_id)
+        listed = [_checkpoint_object(task, n) for n in reversed(range(len(task.checkpoints)))]
+        return openai_page(_after(listed, after), limit)
+
+    return router
+
+
+def job_object(task: TaskView) -> dict[str, Any]:
+    """A task of kind tune as OpenAI's job."""
+    request = task.request
+    options = request.get("parameters") or {}
+    asked = request.get("options", {})
+    hyper = {
+        "n_epochs": _whole(options.get("epochs") or asked.get("epochs")),
+        "batch_size": options.get("batch_size") or asked.get("batch_size") or "auto",
+        "learning_rate_multiplier": asked.get("learning_rate_multiplier") or ("auto" if not options else 1.0),
+    }
+    tuned = task.output if isinstance(task.output, TuneOutput) else None
+    error = task.error.model_dump(include={"code", "message", "param"}) if task.error else None
+    eta = task.progress.eta_s if task.state is TaskState.RUNNING else None
+    return {
+        "id": openai_id(task.id, "ftjob"),
+        "object": "fine_tuning.job",
+        "model": request["model_name"],
+        "created_at": _unix(task.created_at),
+        "finished_at": _unix(task.ended_at),
+        "fine_tuned_model": task.result.get("model_name"),
+        "organization_id": request["project_name"],
+        "result_files": [],
+        "status": STATUS[task.state],
+        "training_file": openai_id(request["dataset"], "file"),
+        "validation_file": openai_id(request["validation"], "file") if request.get("validation") else None,
+        "hyperparameters": hyper,
+        "method": {"type": "supervised", "supervised": {"hyperparameters": hyper}},
+        "trained_tokens": tuned.trained_tokens if tuned else None,
+        "error": error,
+        "integrations": [],
+        "seed": asked.get("seed", 42),
+        "estimated_finish": int(datetime.now().astimezone().timestamp() + eta) if eta is not None else None,
+        "metadata": task.metadata or None,
+        "user_provided_suffix": request.get("suffix"),
+        "x_finery": {
+            "task": task.id,
+            "state": task.state,
+            "why_waiting": task.why_waiting,
+            "progress": task.progress.model_dump(),
+            "parameters": options or None,
+            "reasons": request.get("reasons"),
+            "attempts": len(task.attempts),
+            "errors": task.error.details if task.error else [],
+            "metrics": tuned.metrics if tuned else None,
+        },
+    }
+
+
+def _checkpoint_object(task: TaskView, index: int) -> dict[str, Any]:
+    checkpoint = task.checkpoints[index]
+    metrics = checkpoint.metrics
+    return {
+        "id": f"ftckpt-{task.id.split('_', 1)[1]}-{checkpoint.step}",
+        "object": "fine_tuning.job.checkpoint",
+        "created_at": _unix(task.ended_at or task.started_at or task.created_at),
+        "fine_tuned_model_checkpoint": f"{task.result.get('model_name') or 'ft'}:ckpt-step-{checkpoint.step}",
+        "fine_tuning_job_id": openai_id(task.id, "ftjob"),
+        "step_number": checkpoint.step,
+        "metrics": {
+            "step": checkpoint.step,
+            "train_loss": metrics.get("loss"),
+            "valid_loss": metrics.get("validation_loss"),
+            **metrics,
+        },
+    }
+
+
+def _fact_event(row: OutboxRow) -> dict[str, Any]:
+    event = json.loads(row.body)
+    fact = row.type.split(".")[3]
+    data = event["data"].get("task", event["data"])
+    error = data.get("error")
+    message = f"the job was {fact}" if fact in ("created", "queued", "terminated") else f"the job is {fact}"
+    if fact in ("succeeded", "failed", "attempt_ended"):
+        message = {"succeeded": "the job has succeeded", "failed": "the job has failed"}.get(fact, "an attempt ended")
+    if error:
+        message += f": {error['message']}"
+    return {
+        "id": f"ftevent-{row.event_id.split('_', 1)[1]}",
+        "object": "fine_tuning.job.event",
+        "created_at": _unix(datetime.fromisoformat(row.created_at)),
+        "level": "error" if fact == "failed" else "info",
+        "message": message,
+        "type": "message",
+        "data": {"state": data["state"]},
+    }
+
+
+def _metric_event(seq: int, n: int, point: dict[str, Any]) -> dict[str, Any]:
+    values = point["values"]
+    shown = ", ".join(f"{k}={v:.4g}" for k, v in values.items() if k in ("loss", "validation_loss", "learning_rate"))
+    renamed = {"loss": "train_loss", "validation_loss": "valid_loss"}
+    return {
+        "id": f"ftevent-m{seq:012d}-{n:04d}",
+        "object": "fine_tuning.job.event",
+        "created_at": _unix(datetime.fromisoformat(point["at"])),
+        "level": "info",
+        "message": f"Step {point['step']}/{point['total']}: {shown}",
+        "type": "metrics",
+        "data": {"step": point["step"], "total_steps": point["total"]}
+        | {renamed.get(k, k): v for k, v in values.items()},
+    }
+
+
+def _after(items: list[dict[str, Any]], after: str | None) -> list[dict[str, Any]]:
+    if after is None:
+        return items
+    places = [n for n, item in enumerate(items) if item["id"] == after]
+    if not places:
+        raise InvalidRequest(f"after: there is no {after} in this list", code="cursor_invalid", param="after")
+    return items[places[0] + 1 :]
+
+
+def _no_file(body: JobRequest, fault: NotFound) -> InvalidRequest:
+    missing_training = finery_id(body.training_file, "ds") in fault.message
+    param = "training_file" if missing_training else "validation_file"
+    name = body.training_file if missing_training else body.validation_file
+    return InvalidRequest(
+        f"{param} {name} does not exist in this project (it may have been deleted); upload it first",
+        code="file_not_found", param=param,
+    )  # fmt: skip
+
+
+def _whole(number: float | None) -> int | float | str:
+    if number is None:
+        return "auto"
+    return int(number) if float(number).is_integer() else number
+
+
+def _unix(moment: datetime | None) -> int | None:
+    return int(moment.timestamp()) if moment else None
