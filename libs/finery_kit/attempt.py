@@ -147,7 +147,13 @@ class Attempt:
         while True:
             try:
                 answer = await ask(
-                    self.service.client, "studio", "heartbeat", request, HeartbeatAnswer, timeout_s=HEARTBEAT_S
+                    self.service.client,
+                    "studio",
+                    "heartbeat",
+                    request,
+                    HeartbeatAnswer,
+                    timeout_s=HEARTBEAT_S,
+                    traced=False,
                 )
                 heard_at = time.monotonic()
                 if answer.command in ("stop", "abandon"):

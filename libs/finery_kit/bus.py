@@ -4,10 +4,12 @@ A handler of a fact is a plain function ``(transaction, event)``: the kit parses
 acknowledges, once, here. It refuses to declare streams or consumers: ``bus_init`` does that.
 """
 
+# nats-py leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
@@ -85,7 +87,7 @@ def make_broker(url: str, service: str) -> NatsBroker:
         log.warning("bus_error", extra={"service": service, "error": repr(fault)})
 
     return NatsBroker(
-        url, name=service, max_reconnect_attempts=-1, reconnect_time_wait=0.25, connect_timeout=5,
+        url, name=service, max_reconnect_attempts=-1, reconnect_time_wait=1, connect_timeout=5,
         error_cb=on_error, logger=None, graceful_timeout=10, inbox_prefix=INBOX,
     )  # fmt: skip
 
@@ -192,8 +194,9 @@ def _answering(service: str, verb: str, row: Rpc) -> Callable[..., Awaitable[byt
 async def ask(
     client: Client, owner: str, verb: str, body: BaseModel | None, answer: type[R],
     *, actor: Actor | None = None, idempotency_key: str | None = None, timeout_s: float = RPC_TIMEOUT_S,
+    traced: bool = True,
 ) -> R:  # fmt: skip
-    """Ask the owner of a noun.
+    """Ask the owner of a noun. ``traced`` off: for what has no cause, such as heartbeats.
 
     Raises:
         FineryError: what the owner answered.
@@ -202,7 +205,7 @@ async def ask(
     request = RpcRequest(
         actor=actor, idempotency_key=idempotency_key, body=body.model_dump(mode="json") if body is not None else None
     )
-    parent = current_traceparent()
+    parent = current_traceparent() if traced else None
     try:
         message = await client.request(
             rpc_subject(owner, verb), request.model_dump_json().encode(), timeout=timeout_s,
@@ -218,9 +221,18 @@ async def ask(
 
 def body_of_validation(fault: ValidationError) -> ErrorBody:
     """All faults of a request at once, each with its place."""
+    return body_of_faults(fault.errors(include_url=False, include_context=False, include_input=False))
+
+
+def body_of_faults(faults: Iterable[Mapping[str, Any]], *, skip: tuple[str, ...] = ()) -> ErrorBody:
+    """Pydantic's faults in our words; ``skip`` are outer places that say nothing to the caller."""
     details = [
-        {"param": ".".join(str(part) for part in error["loc"]) or None, "message": error["msg"], "code": error["type"]}
-        for error in fault.errors(include_url=False, include_context=False, include_input=False)
+        {
+            "param": ".".join(str(part) for part in fault["loc"] if part not in skip) or None,
+            "message": "there is no such parameter" if fault["type"] == "extra_forbidden" else fault["msg"],
+            "code": fault["type"],
+        }
+        for fault in faults
     ]
     named = "; ".join(f"{d['param']}: {d['message']}" if d["param"] else str(d["message"]) for d in details)
     code = "unknown_parameter" if any(d["code"] == "extra_forbidden" for d in details) else "invalid_request"

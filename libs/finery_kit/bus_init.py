@@ -1,5 +1,7 @@
 """Applies what ``finery_contracts.streams`` declares, any number of times; brings back a consumer that was lost."""
 
+# nats-py leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import asyncio

@@ -7,24 +7,30 @@ writer thread that groups commits (single commits are bounded by fsync, groups a
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
+import logging
 import queue
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
-from sqlalchemy import MetaData, create_engine, event
+from sqlalchemy import MetaData, create_engine, event, text
 from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Session
 from sqlmodel import Session as SqlModelSession
 
 from finery_contracts.errors import Unavailable
 
+log = logging.getLogger("finery.db")
 T = TypeVar("T")
 GROUP = 50
+# Keys of Postgres advisory locks; a database belongs to one service, so they cannot meet another's.
+LOCK_TABLES, LOCK_RELAY, LOCK_OUTBOX = 4241, 4242, 4243
 
 
 def utc_now() -> datetime:
@@ -34,11 +40,20 @@ def utc_now() -> datetime:
 
 @dataclass
 class Transaction:
-    """What a unit of work gets: the session, the time it began, and what to do once it is committed."""
+    """What a unit of work gets: the session, the time it began, and what to do before and once it is committed."""
 
     session: SqlModelSession
     now: datetime
+    before_commit: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
     after_commit: list[Callable[[], None]] = field(default_factory=list[Callable[[], None]])
+
+    def run(self, work: Callable[[Transaction], T]) -> T:
+        """The work, then what it left for the end, when no other statement of it is waiting."""
+        answer = work(self)
+        self.session.flush()
+        for action in self.before_commit:
+            action()
+        return answer
 
 
 @dataclass
@@ -60,21 +75,26 @@ class Database:
         self._pool = ThreadPoolExecutor(max_workers=4 if self.is_sqlite else 8, thread_name_prefix="db")
         self._units: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
+        self._door = threading.Lock()  # so that nothing is handed in behind the writer's back
 
     def open(self) -> None:
         """Make the tables that are missing and start the writer."""
-        for metadata in self._metadata:
-            metadata.create_all(self._engine)
+        with self._engine.begin() as connection:
+            if not self.is_sqlite:  # two replicas that start at once
+                connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": LOCK_TABLES})
+            for metadata in self._metadata:
+                metadata.create_all(connection)
         if self.is_sqlite:
             self._writer = threading.Thread(target=self._write_in_groups, name="db-writer", daemon=True)
             self._writer.start()
 
     def close(self) -> None:
         """Finish what was handed in, then let go."""
-        if self._writer is not None:
+        with self._door:
+            writer, self._writer = self._writer, None
             self._units.put(None)
-            self._writer.join(timeout=30)
-            self._writer = None
+        if writer is not None:
+            writer.join(timeout=30)
         self._pool.shutdown()
         self._engine.dispose()
 
@@ -82,10 +102,11 @@ class Database:
         """Run ``work`` in a transaction and return after it is durable. It sees all writes before it."""
         context = contextvars.copy_context()
         if self.is_sqlite:
-            if self._writer is None:
-                raise Unavailable("the database is closed: the service is stopping")
             unit = _Unit(work, context, Future())
-            self._units.put(unit)
+            with self._door:
+                if self._writer is None:
+                    raise Unavailable("the database is closed: the service is stopping")
+                self._units.put(unit)
             return await asyncio.wrap_future(unit.done)
         return await asyncio.get_running_loop().run_in_executor(self._pool, self._write_one, work, context)
 
@@ -98,13 +119,38 @@ class Database:
 
         return await asyncio.get_running_loop().run_in_executor(self._pool, run)
 
+    @contextlib.asynccontextmanager
+    async def alone(self, key: int) -> AsyncGenerator[bool]:
+        """True inside while no other process holds ``key``; it is held across awaits, outside any transaction.
+
+        SQLite: always True. Postgres: a lock of one session, so it needs a direct connection, not a pooler that hands
+        out transactions; a connection that is cut loses it.
+        """
+        if self.is_sqlite:
+            yield True
+            return
+        loop = asyncio.get_running_loop()
+        taking = loop.run_in_executor(self._pool, self._take, key)
+        try:
+            yield await asyncio.shield(taking) is not None
+        finally:  # whoever was cancelled while taking still gives back
+            held = await taking
+            if held is not None:
+                await loop.run_in_executor(self._pool, _give_back, held, key)
+
+    def _take(self, key: int) -> Connection | None:
+        connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
+        if connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": key}):
+            return connection
+        connection.close()
+        return None
+
     def _write_one(self, work: Callable[[Transaction], T], context: contextvars.Context) -> T:
         with SqlModelSession(self._engine, expire_on_commit=False) as session:
             transaction = Transaction(session, self._clock())
-            answer = context.run(work, transaction)
+            answer = context.run(transaction.run, work)
             session.commit()
-        for action in transaction.after_commit:
-            action()
+        _run_all(transaction.after_commit)
         return answer
 
     def _write_in_groups(self) -> None:
@@ -124,7 +170,9 @@ class Database:
             if stop:
                 return
 
-    def _commit_group(self, group: list[_Unit]) -> None:
+    def _commit_group(self, units: list[_Unit]) -> None:
+        # From here on a caller that is cancelled cannot take its future away; one that was before is left out.
+        group = [unit for unit in units if unit.done.set_running_or_notify_cancel()]
         answers: list[tuple[_Unit, Any]] = []
         actions: list[Callable[[], None]] = []
         try:
@@ -133,9 +181,11 @@ class Database:
                     transaction = Transaction(session, self._clock())
                     try:
                         with session.begin_nested():
-                            answer = unit.context.run(unit.work, transaction)
+                            answer = unit.context.run(transaction.run, unit.work)
                     except Exception as fault:
                         unit.done.set_exception(fault)
+                        if not _in_transaction(session):
+                            raise
                         continue
                     answers.append((unit, answer))
                     actions += transaction.after_commit
@@ -145,10 +195,33 @@ class Database:
                 if not unit.done.done():
                     unit.done.set_exception(fault)
             return
-        for action in actions:
-            action()
+        _run_all(actions)
         for unit, answer in answers:
             unit.done.set_result(answer)
+
+
+def _run_all(actions: list[Callable[[], None]]) -> None:
+    """What failed here cannot undo what is committed, and must not stop the writer: it is logged."""
+    for action in actions:
+        try:
+            action()
+        except Exception:
+            log.exception("after_commit_failed")
+
+
+def _in_transaction(session: SqlModelSession) -> bool:
+    """SQLite may end the whole transaction by itself (disk full): the driver's commit then passes for a success."""
+    return bool(getattr(session.connection().connection, "in_transaction", False))
+
+
+def _give_back(held: Connection, key: int) -> None:
+    try:
+        held.execute(text("select pg_advisory_unlock(:key)"), {"key": key})
+    except DBAPIError as fault:  # the connection was cut, and the lock ended with it
+        log.warning("lock_was_lost", extra={"key": key, "error": repr(fault)})
+        held.invalidate()
+    finally:
+        held.close()
 
 
 def _sqlite_engine(url: str) -> Engine:
@@ -171,4 +244,4 @@ def _sqlite_engine(url: str) -> Engine:
     return engine
 
 
-__all__ = ["Database", "Session", "Transaction", "utc_now"]
+__all__ = ["LOCK_OUTBOX", "LOCK_RELAY", "Database", "Session", "Transaction", "utc_now"]

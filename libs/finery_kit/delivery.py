@@ -4,12 +4,15 @@ The outbox is the event log: rows stay after the bus has acknowledged them. It r
 committed.
 """
 
+# nats-py leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from nats.js import JetStreamContext
@@ -22,13 +25,14 @@ from finery_contracts.envelope import CONTENT_TYPE, Event
 from finery_contracts.ids import new_id
 from finery_contracts.model import Record
 from finery_contracts.streams import EVENTS
-from finery_kit.db import Database, Transaction
+from finery_kit.db import LOCK_OUTBOX, LOCK_RELAY, Database, Transaction
 from finery_kit.telemetry import current_traceparent, span_from
 
 log = logging.getLogger("finery.delivery")
 DELIVERY_METADATA = MetaData()
 PAGE = 200
 POLL_S = 0.25
+ACK_TIMEOUT_S = 5.0
 
 
 class _Table(SQLModel, registry=registry(metadata=DELIVERY_METADATA)):
@@ -38,7 +42,7 @@ class _Table(SQLModel, registry=registry(metadata=DELIVERY_METADATA)):
 class OutboxRow(_Table, table=True):
     """One fact, in the very bytes that go on the bus."""
 
-    __tablename__ = "outbox"
+    __tablename__ = "outbox"  # pyright: ignore[reportAssignmentType]
     seq: int | None = Field(default=None, primary_key=True)
     event_id: str = Field(unique=True)
     project: str = Field(index=True)
@@ -56,7 +60,7 @@ class OutboxRow(_Table, table=True):
 class InboxRow(_Table, table=True):
     """A fact that was applied here: by noun and version, so that the same fact under a new id changes nothing."""
 
-    __tablename__ = "inbox"
+    __tablename__ = "inbox"  # pyright: ignore[reportAssignmentType]
     noun: str = Field(primary_key=True)
     noun_id: str = Field(primary_key=True)
     version: int = Field(primary_key=True)
@@ -78,14 +82,21 @@ def emit(
         traceparent=traceparent or current_traceparent(),
         data=data,
     )
-    tx.session.add(
-        OutboxRow(
-            event_id=event.id, project=project, noun=kind.NOUN, noun_id=noun_id, noun_version=version,
-            type=event.type, bus_subject=event.bus_subject, body=event.model_dump_json().encode(),
-            traceparent=event.traceparent, created_at=tx.now.isoformat(),
-        )
+    row = OutboxRow(
+        event_id=event.id, project=project, noun=kind.NOUN, noun_id=noun_id, noun_version=version,
+        type=event.type, bus_subject=event.bus_subject, body=event.model_dump_json().encode(),
+        traceparent=event.traceparent, created_at=tx.now.isoformat(),
     )  # fmt: skip
+    tx.before_commit.append(partial(_append, tx.session, row))
     return event
+
+
+def _append(session: Session, row: OutboxRow) -> None:
+    # Postgres hands out ``seq`` before the commit: without the lock a smaller one could become visible after a larger
+    # one, and whoever reads from a cursor on would never see it. Taken last, so it cannot deadlock with a row's lock.
+    if _is_postgres(session):
+        session.scalar(text("select pg_advisory_xact_lock(:key)"), {"key": LOCK_OUTBOX})
+    session.add(row)
 
 
 def first_sight(tx: Transaction, event: Event) -> bool:
@@ -113,50 +124,88 @@ class Relay:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
+            self._wake.clear()
             try:
                 while await self.publish_page():
                     pass
-            except asyncio.CancelledError:
-                raise
             except Exception as fault:  # the bus is away or slow: what is unpublished stays so
                 log.warning("relay_waits", extra={"service": self._service, "error": repr(fault)})
                 await asyncio.sleep(POLL_S)
-            self._wake.clear()
             try:
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
             except TimeoutError:
                 continue
 
     async def publish_page(self) -> bool:
-        """Publish the next rows; True when there may be more."""
-        rows = await self._database.read(_unpublished)
-        if not rows:
-            return False
-        # Pipelined on one connection: the server stores them in this order.
-        acks = [await self._publish(row) for row in rows]
-        await asyncio.gather(*acks)
-        seqs = [row.seq for row in rows]
+        """Publish the next rows; True when there may be more.
 
-        def mark(tx: Transaction) -> None:
-            tx.session.execute(update(OutboxRow).where(col(OutboxRow.seq).in_(seqs)).values(published=True))
-
-        await self._database.write(mark)
+        Raises:
+            Exception: what kept a row from being acknowledged; the rows that were are marked.
+        """
+        async with self._database.alone(LOCK_RELAY) as alone:
+            rows = await self._database.read(_unpublished) if alone else []
+            for run in _runs(rows):
+                await self._publish_run(run)
         return len(rows) == PAGE
+
+    async def _publish_run(self, rows: Sequence[OutboxRow]) -> None:
+        acks: list[asyncio.Future[Any]] = []
+        try:
+            async with asyncio.timeout(ACK_TIMEOUT_S):  # an acknowledgement that was cut off never comes
+                # Pipelined on one connection: the server stores them in this order.
+                for row in rows:
+                    acks.append(await self._publish(row))
+                await asyncio.wait(acks)
+        finally:
+            stored = [row.seq for row, ack in zip(rows, acks, strict=False) if _is_stored(ack)]
+            for ack in acks:
+                ack.cancel()  # gives its place among the pending ones back
+            if stored:
+                await self._database.write(partial(_mark, seqs=stored))
+        for ack in acks:
+            ack.result()
 
     async def _publish(self, row: OutboxRow) -> asyncio.Future[Any]:
         headers = {"Nats-Msg-Id": row.event_id, "content-type": CONTENT_TYPE}
         with span_from(row.traceparent, self._service, f"publish {row.type}", kind=trace.SpanKind.PRODUCER):
             headers["traceparent"] = current_traceparent() or row.traceparent or ""
-            return await self._jetstream.publish_async(row.bus_subject, row.body, stream=EVENTS.name, headers=headers)
+            return await self._jetstream.publish_async(  # pyright: ignore[reportUnknownMemberType]
+                row.bus_subject, row.body, stream=EVENTS.name, headers=headers
+            )
+
+
+def _runs(rows: Sequence[OutboxRow]) -> Iterator[Sequence[OutboxRow]]:
+    """Cut where a noun comes again: its next fact goes out only after its last one is acknowledged.
+
+    Otherwise, when the connection breaks between the two, the first is lost on the wire and the second, still in the
+    client's buffer, is stored before the first is sent again.
+    """
+    start, nouns = 0, set[tuple[str, str]]()
+    for place, row in enumerate(rows):
+        noun = (row.noun, row.noun_id)
+        if noun in nouns:
+            yield rows[start:place]
+            start, nouns = place, set[tuple[str, str]]()
+        nouns.add(noun)
+    if rows:
+        yield rows[start:]
+
+
+def _is_stored(ack: asyncio.Future[Any]) -> bool:
+    return ack.done() and not ack.cancelled() and ack.exception() is None
+
+
+def _mark(tx: Transaction, seqs: Sequence[int | None]) -> None:
+    tx.session.exec(update(OutboxRow).where(col(OutboxRow.seq).in_(seqs)).values(published=True))
 
 
 def _unpublished(session: Session) -> list[OutboxRow]:
-    if session.get_bind().dialect.name == "postgresql" and not session.scalar(
-        text("select pg_try_advisory_xact_lock(4242)")
-    ):
-        return []
     query = select(OutboxRow).where(col(OutboxRow.published).is_(False)).order_by(col(OutboxRow.seq)).limit(PAGE)
     return list(session.exec(query))
+
+
+def _is_postgres(session: Session) -> bool:
+    return session.get_bind().dialect.name == "postgresql"
 
 
 def events_since(

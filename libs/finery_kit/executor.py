@@ -17,7 +17,7 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 from finery_contracts.errors import EngineFailed, Unavailable
 
@@ -30,6 +30,8 @@ ENGINE_ENVIRONMENT = {
     "PYTHONUNBUFFERED": "1",
 }
 GRACE_S = 30.0
+Warmth = Literal["always", "if_ready", "never"]
+"""Fork from the warm host: wait for it, take it when it is there already, or start cold."""
 
 
 def engines_folder() -> Path:
@@ -51,7 +53,7 @@ class Executor(Protocol):
     """Where engines run."""
 
     async def start(
-        self, module: str, folder: Path, *, environment: str = "ml", warm: bool = True, life_line: bool = True
+        self, module: str, folder: Path, *, environment: str = "ml", warm: Warmth = "always", life_line: bool = True
     ) -> EngineProcess:
         """Start ``python -m module folder``."""
         ...
@@ -115,14 +117,14 @@ class LocalExecutor:
         return found[0]
 
     async def start(
-        self, module: str, folder: Path, *, environment: str = "ml", warm: bool = True, life_line: bool = True
+        self, module: str, folder: Path, *, environment: str = "ml", warm: Warmth = "always", life_line: bool = True
     ) -> EngineProcess:
         """See ``Executor``. The first engine wakes the warm host; later ones fork from it."""
         python = self.python(environment)
         if self._host is None or not self._host.alive:
             self._host = _WarmHost(python, self.warm_idle_s)
             self._host.begin()
-        if warm:
+        if warm == "always" or (warm == "if_ready" and self._host.ready):
             try:
                 return await self._host.start(module, folder, life_line=life_line)
             except (OSError, ValueError, TimeoutError) as fault:
@@ -206,6 +208,7 @@ class _WarmHost:
         self._begun: asyncio.Task[asyncio.subprocess.Process] | None = None
         self._engines = 0
         self._release: asyncio.TimerHandle | None = None
+        self._closing: asyncio.Task[None] | None = None
         self.alive = True
 
     def begin(self) -> None:
@@ -214,6 +217,11 @@ class _WarmHost:
         self._begun.add_done_callback(lambda task: task.cancelled() or task.exception())
         self._rest()
 
+    @property
+    def ready(self) -> bool:
+        """True once it can fork at once."""
+        return self.alive and self._begun is not None and self._begun.done() and self._begun.exception() is None
+
     async def start(self, module: str, folder: Path, *, life_line: bool) -> _Warm:
         """Fork an engine. OSError when the host is gone."""
         assert self._begun is not None
@@ -221,7 +229,7 @@ class _WarmHost:
         if self._release is not None:
             self._release.cancel()
         reader, writer = await asyncio.open_unix_connection(self._socket)
-        request = {"module": module, "folder": str(folder), "life_line": life_line, "env": {}}
+        request: dict[str, object] = {"module": module, "folder": str(folder), "life_line": life_line, "env": {}}
         writer.write(json.dumps(request).encode() + b"\n")
         await writer.drain()
         answer = json.loads(await asyncio.wait_for(reader.readline(), 30) or b"{}")

@@ -3,6 +3,8 @@
 It is a FastStream application with its database, relay and background loops. It refuses to know what the service does.
 """
 
+# nats-py leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import asyncio

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def shut_down(service: str) -> None:
 @contextlib.contextmanager
 def span_from(
     traceparent: str | None, service: str, name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any
-) -> Iterator[trace.Span]:
+) -> Generator[trace.Span]:
     """A span of ``service`` under ``traceparent``, or under the current span when that is None."""
     parent = _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else None
     tracer = tracer_of(service)

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,7 +23,7 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def nats_server(folder: Path, *, port: int | None = None) -> Iterator[str]:
+def nats_server(folder: Path, *, port: int | None = None) -> Generator[str]:
     """A real broker with JetStream in ``folder``; yields its URL."""
     port, monitor = port or free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from finery_contracts.streams import WORK, work_durable, work_subject
 from finery_contracts.tasks import Claim, ClaimAnswer, ClaimRequest
 from finery_kit.attempt import Attempt
 from finery_kit.bus import INBOX, ask, raw_decoder
-from finery_kit.executor import Executor
+from finery_kit.executor import Executor, Warmth
 from finery_kit.service import Service
 from finery_kit.storage import Storage
 
@@ -34,10 +34,10 @@ LOOK_EVERY_S = 5.0
 
 @dataclass(frozen=True)
 class Engine:
-    """Which program does a kind; ``warm`` ones are forked from a host that has torch imported."""
+    """Which program does a kind, and whether it is forked from a host that has the heavy imports done."""
 
     module: str
-    warm: bool = True
+    warm: Warmth = "always"
     environment: str = "ml"
 
 
@@ -109,7 +109,9 @@ class Worker:
         request = ClaimRequest(request_id=str(ULID()), worker=self.name, kinds=list(self.engines), pool=self.pool)
         for _ in range(3):  # an answer that was lost is asked for again under the same request id
             try:
-                answer = await ask(self.service.client, "studio", "claim", request, ClaimAnswer, timeout_s=5)
+                answer = await ask(
+                    self.service.client, "studio", "claim", request, ClaimAnswer, timeout_s=5, traced=False
+                )
                 return answer.claim
             except Unavailable:
                 await asyncio.sleep(0.5)

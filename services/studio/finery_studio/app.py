@@ -259,7 +259,7 @@ class Studio:
 
     async def deployments(self, actor: Actor) -> list[DeploymentView]:
         """The project's deployments, asked of their owner."""
-        answer = await self._ask("deployer", "list", forward.Free(limit=1000, after=None), actor)
+        answer = await self._ask("deployer", "list", forward.Free({"limit": 100, "after": None}), actor)
         return [DeploymentView.model_validate(item) for item in answer["data"]]
 
     async def resolve(self, asked: DeployRequest, actor: Actor) -> DeployCommand:

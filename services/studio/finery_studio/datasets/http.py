@@ -4,7 +4,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
+from fastapi import APIRouter, Depends, Form, Query, UploadFile
 from fastapi.responses import FileResponse
 from pydantic import TypeAdapter
 
@@ -58,13 +58,13 @@ class DatasetRoutes:
 def routes(desk: DatasetRoutes) -> APIRouter:
     """``/api/v1/datasets``."""
     router = APIRouter(prefix="/api/v1/datasets", tags=["datasets"])
-    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
-    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+    reader = Depends(desk.gate.needs(Role.READ))
+    writer = Depends(desk.gate.needs(Role.COMMON))
 
     @router.post("", status_code=201)
     async def upload(
-        actor: writer,
         file: UploadFile,
+        actor: Actor = writer,
         name: Annotated[str | None, Form()] = None,
         stated: Annotated[Literal["auto", "openai", "csv"], Form(alias="format")] = "auto",
         bad_records: Annotated[Literal["strict", "skip"], Form()] = "strict",
@@ -81,7 +81,7 @@ def routes(desk: DatasetRoutes) -> APIRouter:
 
     @router.get("")
     async def list_all(
-        actor: reader, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
+        actor: Actor = reader, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
     ) -> dict[str, Any]:
         found = await desk.database.read(
             lambda session: store.list_datasets(session, actor.project, after=after, limit=limit + 1)
@@ -89,18 +89,18 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         return page(found, limit)
 
     @router.get("/{ref}")
-    async def one(ref: str, actor: reader) -> DatasetView:
+    async def one(ref: str, actor: Actor = reader) -> DatasetView:
         return await desk.database.read(lambda session: store.load(session, actor.project, ref))
 
     @router.get("/{ref}/report")
-    async def report(ref: str, actor: reader) -> FileResponse:
+    async def report(ref: str, actor: Actor = reader) -> FileResponse:
         view = await desk.database.read(lambda session: store.load(session, actor.project, ref))
         if view.report is None:
             raise Conflict(f"dataset {view.name} is {view.state}; its report is not written yet", code="not_ready")
         return FileResponse(desk.storage.path(view.report), media_type="application/x-ndjson")
 
     @router.delete("/{ref}")
-    async def delete(ref: str, actor: writer) -> DatasetView:
+    async def delete(ref: str, actor: Actor = writer) -> DatasetView:
         return await desk.drop(actor, ref)
 
     return router
@@ -109,8 +109,8 @@ def routes(desk: DatasetRoutes) -> APIRouter:
 def openai_routes(desk: DatasetRoutes) -> APIRouter:
     """``/v1/files``."""
     router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
-    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
-    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+    reader = Depends(desk.gate.needs(Role.READ))
+    writer = Depends(desk.gate.needs(Role.COMMON))
 
     async def load(actor: Actor, file_id: str) -> DatasetView:
         ref = finery_id(file_id, "ds")
@@ -120,9 +120,7 @@ def openai_routes(desk: DatasetRoutes) -> APIRouter:
             raise NotFound(f"No such File object: {file_id}", code="file_not_found", param="id") from fault
 
     @router.post("")
-    async def create(
-        request: Request, actor: writer, file: UploadFile, purpose: Annotated[str, Form()]
-    ) -> dict[str, Any]:
+    async def create(file: UploadFile, purpose: Annotated[str, Form()], actor: Actor = writer) -> dict[str, Any]:
         if purpose not in PURPOSES:
             raise InvalidRequest(
                 f"{purpose!r} is not a purpose; use one of {', '.join(PURPOSES)}", code="invalid_purpose",
@@ -132,7 +130,7 @@ def openai_routes(desk: DatasetRoutes) -> APIRouter:
 
     @router.get("")
     async def list_files(
-        actor: reader,
+        actor: Actor = reader,
         limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
         after: str | None = None,
         purpose: str | None = None,
@@ -147,17 +145,17 @@ def openai_routes(desk: DatasetRoutes) -> APIRouter:
         return openai_page([file_object(view) for view in found], limit)
 
     @router.get("/{file_id}")
-    async def retrieve(file_id: str, actor: reader) -> dict[str, Any]:
+    async def retrieve(file_id: str, actor: Actor = reader) -> dict[str, Any]:
         return file_object(await load(actor, file_id))
 
     @router.get("/{file_id}/content")
-    async def content(file_id: str, actor: reader) -> FileResponse:
+    async def content(file_id: str, actor: Actor = reader) -> FileResponse:
         view = await load(actor, file_id)
         blob = await desk.database.read(lambda session: store.blob_of(session, view.id))
         return FileResponse(desk.storage.path(blob), filename=view.filename, media_type="application/octet-stream")
 
     @router.delete("/{file_id}")
-    async def delete(file_id: str, actor: writer) -> dict[str, Any]:
+    async def delete(file_id: str, actor: Actor = writer) -> dict[str, Any]:
         view = await load(actor, file_id)
         await desk.drop(actor, view.id)
         return {"id": file_id, "object": "file", "deleted": True}

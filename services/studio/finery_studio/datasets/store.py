@@ -16,7 +16,7 @@ from finery_studio.store import StudioTable
 class DatasetRow(StudioTable, table=True):
     """One dataset; the whole view as JSON, and columns for what lists ask."""
 
-    __tablename__ = "dataset"
+    __tablename__ = "dataset"  # pyright: ignore[reportAssignmentType]
     id: str = Field(primary_key=True)
     project: str = Field(index=True)
     name: str = Field(index=True)

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
 from finery_contracts.errors import FineryError, InvalidRequest, NotFound
-from finery_kit.bus import body_of_validation
+from finery_kit.bus import body_of_faults
 
 log = logging.getLogger("finery.studio.http")
 
@@ -30,17 +30,9 @@ def answer_errors(app: FastAPI) -> None:
 
 def invalid(fault: ValidationError | RequestValidationError) -> InvalidRequest:
     """All faults at once, each named."""
-    if isinstance(fault, ValidationError):
-        body = body_of_validation(fault)
-        return InvalidRequest(body.message, code=body.code, param=body.param, details=body.details)
-    details = [
-        {"param": ".".join(str(p) for p in e["loc"] if p not in ("body", "query", "path")) or None, "message": e["msg"],
-         "code": e["type"]}
-        for e in fault.errors()
-    ]  # fmt: skip
-    named = "; ".join(f"{d['param']}: {d['message']}" if d["param"] else d["message"] for d in details)
-    code = "unknown_parameter" if any(d["code"] == "extra_forbidden" for d in details) else "invalid_request"
-    return InvalidRequest(f"the request is not valid: {named}", code=code, param=details[0]["param"], details=details)
+    faults = fault.errors() if isinstance(fault, RequestValidationError) else fault.errors(include_url=False)
+    body = body_of_faults(faults, skip=("body", "query", "path"))
+    return InvalidRequest(body.message, code=body.code, param=body.param, details=body.details)
 
 
 def page(items: Sequence[BaseModel], limit: int, *, key: str = "id") -> dict[str, Any]:

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import HTMLResponse
-from pydantic import BaseModel, ConfigDict, RootModel
+from pydantic import BaseModel, RootModel
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import DeployCommand, DeploymentCommand, DeploymentView, DeployRequest
@@ -13,6 +13,7 @@ from finery_contracts.errors import FineryError
 from finery_contracts.notifications import SubscriptionRequest, TopicRequest
 from finery_studio.edge.auth import Gate
 
+PageSize = Annotated[int, Query(ge=1, le=100)]
 Resolve = Callable[[DeployRequest, Actor], Awaitable[DeployCommand]]
 
 
@@ -20,10 +21,8 @@ class Anything(RootModel[Any]):
     """A JSON value that is passed on as it is."""
 
 
-class Free(BaseModel):
+class Free(RootModel[dict[str, Any]]):
     """A request body put together here."""
-
-    model_config = ConfigDict(extra="allow")
 
 
 class Ask:
@@ -54,7 +53,7 @@ def confirmation_routes(ask: Ask) -> APIRouter:
     @router.post("/confirm/{token}", response_class=HTMLResponse)
     async def confirm(token: str) -> HTMLResponse:
         try:
-            await ask("notifier", "subscription.confirm", Free(token=token), None)
+            await ask("notifier", "subscription.confirm", Free({"token": token}), None)
         except FineryError as fault:
             return HTMLResponse(f"<p>Not confirmed ({fault.error_code}).</p>", fault.status)
         return HTMLResponse("<p>The subscription is confirmed. You can close this page.</p>")
@@ -63,92 +62,93 @@ def confirmation_routes(ask: Ask) -> APIRouter:
 
 
 def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> None:
-    reader = Annotated[Actor, Depends(gate.needs(Role.READ))]
-    writer = Annotated[Actor, Depends(gate.needs(Role.COMMON))]
+    reader = Depends(gate.needs(Role.READ))
+    writer = Depends(gate.needs(Role.COMMON))
 
     @router.post("/deployments", status_code=201, tags=["deployments"])
-    async def deploy(body: DeployRequest, actor: writer) -> DeploymentView:
+    async def deploy(body: DeployRequest, actor: Actor = writer) -> DeploymentView:
         return DeploymentView.model_validate(await ask("deployer", "create", await resolve(body, actor), actor))
 
     @router.get("/deployments", tags=["deployments"])
-    async def list_deployments(
-        actor: reader, limit: Annotated[int, Query(ge=1, le=100)] = 20, after: str | None = None
-    ) -> Any:
-        return await ask("deployer", "list", Free(limit=limit, after=after), actor)
+    async def list_deployments(actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
+        return await ask("deployer", "list", Free({"limit": limit, "after": after}), actor)
 
     @router.get("/deployments/{ref}", tags=["deployments"])
-    async def one(ref: str, actor: reader) -> DeploymentView:
+    async def one(ref: str, actor: Actor = reader) -> DeploymentView:
         return DeploymentView.model_validate(await ask("deployer", "get", DeploymentCommand(deployment=ref), actor))
 
     @router.post("/deployments/{ref}/start", tags=["deployments"])
-    async def start(ref: str, actor: writer) -> DeploymentView:
+    async def start(ref: str, actor: Actor = writer) -> DeploymentView:
         return DeploymentView.model_validate(await ask("deployer", "start", DeploymentCommand(deployment=ref), actor))
 
     @router.post("/deployments/{ref}/stop", tags=["deployments"])
-    async def stop(ref: str, actor: writer) -> DeploymentView:
+    async def stop(ref: str, actor: Actor = writer) -> DeploymentView:
         return DeploymentView.model_validate(await ask("deployer", "stop", DeploymentCommand(deployment=ref), actor))
 
     @router.delete("/deployments/{ref}", tags=["deployments"])
-    async def delete(ref: str, actor: writer) -> DeploymentView:
+    async def delete(ref: str, actor: Actor = writer) -> DeploymentView:
         return DeploymentView.model_validate(await ask("deployer", "delete", DeploymentCommand(deployment=ref), actor))
 
 
 def _notifications(router: APIRouter, gate: Gate, ask: Ask) -> None:
-    reader = Annotated[Actor, Depends(gate.needs(Role.READ))]
-    writer = Annotated[Actor, Depends(gate.needs(Role.COMMON))]
-    size = Annotated[int, Query(ge=1, le=100)]
+    reader = Depends(gate.needs(Role.READ))
+    writer = Depends(gate.needs(Role.COMMON))
 
     @router.post("/topics", status_code=201, tags=["notifications"])
-    async def add_topic(body: TopicRequest, actor: writer) -> Any:
+    async def add_topic(body: TopicRequest, actor: Actor = writer) -> Any:
         return await ask("notifier", "topic.create", body, actor)
 
     @router.get("/topics", tags=["notifications"])
-    async def list_topics(actor: reader, limit: size = 20, after: str | None = None) -> Any:
-        return await ask("notifier", "topic.list", Free(limit=limit, after=after), actor)
+    async def list_topics(actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
+        return await ask("notifier", "topic.list", Free({"limit": limit, "after": after}), actor)
 
     @router.delete("/topics/{ref}", tags=["notifications"])
-    async def delete_topic(ref: str, actor: writer) -> Any:
-        return await ask("notifier", "topic.delete", Free(topic=ref), actor)
+    async def delete_topic(ref: str, actor: Actor = writer) -> Any:
+        return await ask("notifier", "topic.delete", Free({"topic": ref}), actor)
 
     @router.post("/subscriptions", status_code=201, tags=["notifications"])
-    async def subscribe(body: SubscriptionRequest, actor: writer) -> Any:
+    async def subscribe(body: SubscriptionRequest, actor: Actor = writer) -> Any:
         return await ask("notifier", "subscription.create", body, actor)
 
     @router.get("/subscriptions", tags=["notifications"])
-    async def list_subscriptions(actor: reader, limit: size = 20, after: str | None = None) -> Any:
-        return await ask("notifier", "subscription.list", Free(limit=limit, after=after), actor)
+    async def list_subscriptions(actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
+        return await ask("notifier", "subscription.list", Free({"limit": limit, "after": after}), actor)
 
     @router.get("/subscriptions/{ref}", tags=["notifications"])
-    async def subscription(ref: str, actor: reader) -> Any:
-        return await ask("notifier", "subscription.get", Free(subscription=ref), actor)
+    async def subscription(ref: str, actor: Actor = reader) -> Any:
+        return await ask("notifier", "subscription.get", Free({"subscription": ref}), actor)
 
     @router.delete("/subscriptions/{ref}", tags=["notifications"])
-    async def unsubscribe(ref: str, actor: writer) -> Any:
-        return await ask("notifier", "subscription.delete", Free(subscription=ref), actor)
+    async def unsubscribe(ref: str, actor: Actor = writer) -> Any:
+        return await ask("notifier", "subscription.delete", Free({"subscription": ref}), actor)
 
     @router.get("/subscriptions/{ref}/deliveries", tags=["notifications"])
-    async def deliveries(ref: str, actor: reader, limit: size = 20, after: str | None = None) -> Any:
-        return await ask("notifier", "delivery.list", Free(subscription=ref, limit=limit, after=after), actor)
+    async def deliveries(ref: str, actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
+        return await ask(
+            "notifier", "delivery.list", Free({"subscription": ref, "limit": limit, "after": after}), actor
+        )
 
 
 def _bills(router: APIRouter, gate: Gate, ask: Ask) -> None:
-    reader = Annotated[Actor, Depends(gate.needs(Role.READ))]
+    reader = Depends(gate.needs(Role.READ))
 
     @router.get("/bill", tags=["billing"])
-    async def bill(request: Request, actor: reader) -> Any:
-        return await ask("billing-meter", "bill.summary", Free(**dict(request.query_params)), actor)
+    async def bill(request: Request, actor: Actor = reader) -> Any:
+        return await ask("billing-meter", "bill.summary", Free(dict(request.query_params)), actor)
 
     @router.get("/bill/lines", tags=["billing"])
     async def lines(
-        actor: reader,
-        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+        actor: Actor = reader,
+        limit: PageSize = 20,
         after: str | None = None,
         noun_id: str | None = None,
     ) -> Any:
-        return await ask("billing-meter", "bill.lines", Free(limit=limit, after=after, noun_id=noun_id), actor)
+        return await ask(
+            "billing-meter", "bill.lines", Free({"limit": limit, "after": after, "noun_id": noun_id}), actor
+        )
 
     @router.get("/prices", tags=["billing"])
-    async def prices(actor: reader) -> Any:
+    async def prices(actor: Actor = reader) -> Any:
         return await ask("billing-meter", "prices", None, actor)
 
 

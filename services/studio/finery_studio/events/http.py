@@ -25,12 +25,12 @@ FOLLOW_S = 0.25
 def routes(gate: Gate, database: Database, spans_file: Path) -> APIRouter:
     """``/api/v1/events`` and ``/api/v1/traces``."""
     router = APIRouter(prefix="/api/v1", tags=["events"])
-    reader = Annotated[Actor, Depends(gate.needs(Role.READ))]
+    reader = Depends(gate.needs(Role.READ))
 
     @router.get("/events", response_model=None)
     async def events(
         request: Request,
-        actor: reader,
+        actor: Actor = reader,
         after: Annotated[int, Query(ge=0, description="cursor: the seq of the last event seen")] = 0,
         since: datetime | None = None,
         noun: Annotated[str | None, Query(description="id of a task, dataset, model, …")] = None,
@@ -53,14 +53,14 @@ def routes(gate: Gate, database: Database, spans_file: Path) -> APIRouter:
         }
 
     @router.get("/traces/{trace_id}")
-    async def trace(trace_id: str, actor: reader) -> dict[str, Any]:
+    async def trace(trace_id: str, actor: Actor = reader) -> dict[str, Any]:
         mine = await database.read(lambda session: _owns_trace(session, actor.project, trace_id))
         if not mine:
             raise NotFound(f"there is no trace {trace_id} in this project", code="trace_not_found")
         return {"trace_id": trace_id, "spans": await asyncio.to_thread(read_trace, spans_file, trace_id)}
 
     @router.get("/tasks/{task_id}/trace")
-    async def task_trace(task_id: str, actor: reader) -> dict[str, Any]:
+    async def task_trace(task_id: str, actor: Actor = reader) -> dict[str, Any]:
         row = await database.read(lambda session: task_store.load(session, actor.project, task_id))
         if row.traceparent is None:
             raise NotFound(f"task {task_id} was submitted without a trace", code="trace_not_found")

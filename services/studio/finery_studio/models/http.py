@@ -72,16 +72,16 @@ class ModelRoutes:
 def routes(desk: ModelRoutes) -> APIRouter:
     """``/api/v1/models`` and the gallery."""
     router = APIRouter(prefix="/api/v1", tags=["models"])
-    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
-    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+    reader = Depends(desk.gate.needs(Role.READ))
+    writer = Depends(desk.gate.needs(Role.COMMON))
 
     @router.get("/gallery")
-    async def gallery(_: reader) -> dict[str, Any]:
+    async def gallery(_: Actor = reader) -> dict[str, Any]:
         entries = [{"id": key, **entry.model_dump(mode="json")} for key, entry in desk.desk.gallery.items()]
         return {"data": entries, "has_more": False, "next": None}
 
     @router.post("/models", status_code=201)
-    async def create(body: ModelRequest, actor: writer) -> ModelView:
+    async def create(body: ModelRequest, actor: Actor = writer) -> ModelView:
         new = NewModel(
             name=body.name, gallery=body.source.gallery, path=body.source.path, description=body.description,
             validate=body.validate_weights, notify=body.notify,
@@ -92,7 +92,7 @@ def routes(desk: ModelRoutes) -> APIRouter:
 
     @router.get("/models")
     async def list_all(
-        actor: reader,
+        actor: Actor = reader,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         after: str | None = None,
         search: str | None = None,
@@ -103,22 +103,22 @@ def routes(desk: ModelRoutes) -> APIRouter:
         return page(found, limit)
 
     @router.get("/models/{ref}")
-    async def one(ref: str, actor: reader) -> ModelView:
+    async def one(ref: str, actor: Actor = reader) -> ModelView:
         return await desk.database.read(lambda session: store.load(session, actor.project, ref))
 
     @router.get("/models/{ref}/findings")
-    async def findings(ref: str, actor: reader) -> dict[str, Any]:
+    async def findings(ref: str, actor: Actor = reader) -> dict[str, Any]:
         view = await desk.database.read(lambda session: store.load(session, actor.project, ref))
         return {"model": view.id, "state": view.state, "data": [f.model_dump() for f in view.findings]}
 
     @router.post("/models/{ref}/publish")
-    async def publish(ref: str, body: PublishRequest, actor: writer) -> ModelView:
+    async def publish(ref: str, body: PublishRequest, actor: Actor = writer) -> ModelView:
         view = await desk.database.write(lambda tx: desk.desk.publish(tx, actor.project, ref, body.name))
         desk.changed()
         return view
 
     @router.delete("/models/{ref}")
-    async def delete(ref: str, actor: writer) -> ModelView:
+    async def delete(ref: str, actor: Actor = writer) -> ModelView:
         return await desk.drop(actor, ref)
 
     return router
@@ -127,8 +127,8 @@ def routes(desk: ModelRoutes) -> APIRouter:
 def openai_routes(desk: ModelRoutes) -> APIRouter:
     """``/v1/models``: everything that ``model`` may name in a call or a job."""
     router = APIRouter(prefix="/v1/models", tags=["OpenAI"])
-    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
-    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+    reader = Depends(desk.gate.needs(Role.READ))
+    writer = Depends(desk.gate.needs(Role.COMMON))
 
     async def named(actor: Actor) -> dict[str, dict[str, Any]]:
         found: dict[str, dict[str, Any]] = {
@@ -146,11 +146,11 @@ def openai_routes(desk: ModelRoutes) -> APIRouter:
         return found
 
     @router.get("")
-    async def list_all(actor: reader) -> dict[str, Any]:
+    async def list_all(actor: Actor = reader) -> dict[str, Any]:
         return {"object": "list", "data": list((await named(actor)).values())}
 
     @router.get("/{name:path}")
-    async def retrieve(name: str, actor: reader) -> dict[str, Any]:
+    async def retrieve(name: str, actor: Actor = reader) -> dict[str, Any]:
         found = (await named(actor)).get(name)
         if found is not None:
             return found
@@ -158,7 +158,7 @@ def openai_routes(desk: ModelRoutes) -> APIRouter:
         return _object(view.openai_name or view.name, int(view.created_at.timestamp()), actor.project_name)
 
     @router.delete("/{name:path}")
-    async def delete(name: str, actor: writer) -> dict[str, Any]:
+    async def delete(name: str, actor: Actor = writer) -> dict[str, Any]:
         await desk.drop(actor, name)
         return {"id": name, "object": "model", "deleted": True}
 

@@ -16,7 +16,7 @@ from finery_studio.store import StudioTable
 class ModelRow(StudioTable, table=True):
     """One model."""
 
-    __tablename__ = "model"
+    __tablename__ = "model"  # pyright: ignore[reportAssignmentType]
     id: str = Field(primary_key=True)
     project: str = Field(index=True)
     name: str = Field(index=True)

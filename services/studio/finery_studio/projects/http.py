@@ -1,7 +1,7 @@
 """Routes of projects and keys."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
@@ -34,21 +34,21 @@ class KeyRequest(Request):
 def routes(gate: Gate, database: Database, desk: KeyDesk, changed: Callable[[], Awaitable[None]]) -> APIRouter:
     """``changed`` tells the gateways."""
     router = APIRouter(prefix="/api/v1", tags=["projects"])
-    reader = Annotated[Actor, Depends(gate.needs(Role.READ))]
-    owner = Annotated[Actor, Depends(gate.needs(Role.FULL))]
-    operator = Annotated[Actor, Depends(gate.needs(Role.OPERATOR))]
+    reader = Depends(gate.needs(Role.READ))
+    owner = Depends(gate.needs(Role.FULL))
+    operator = Depends(gate.needs(Role.OPERATOR))
 
     @router.get("/me")
-    async def me(actor: reader) -> Actor:
+    async def me(actor: Actor = reader) -> Actor:
         return actor
 
     @router.get("/projects")
-    async def list_projects(_: operator) -> dict[str, Any]:
+    async def list_projects(_: Actor = operator) -> dict[str, Any]:
         rows = await database.read(store.projects)
         return {"data": [{"id": r.id, "name": r.name, "created_at": r.created_at} for r in rows], "has_more": False}
 
     @router.post("/projects", status_code=201)
-    async def add_project(body: ProjectRequest, actor: operator) -> dict[str, Any]:
+    async def add_project(body: ProjectRequest, actor: Actor = operator) -> dict[str, Any]:
         def add(tx: Transaction) -> tuple[ProjectView, KeyView]:
             project = desk.add_project(tx, body.name)
             return project, desk.add_key(tx, project.id, actor.user, role=Role.FULL, description="first key")
@@ -59,12 +59,12 @@ def routes(gate: Gate, database: Database, desk: KeyDesk, changed: Callable[[], 
         return {**project.model_dump(mode="json"), "key": key.model_dump(mode="json"), "bus": bus}
 
     @router.get("/keys")
-    async def list_keys(actor: reader) -> dict[str, Any]:
+    async def list_keys(actor: Actor = reader) -> dict[str, Any]:
         rows = await database.read(lambda session: store.keys(session, actor.project))
         return {"data": [key_view(row).model_dump(mode="json") for row in rows], "has_more": False, "next": None}
 
     @router.post("/keys", status_code=201)
-    async def add_key(body: KeyRequest, actor: reader) -> KeyView:
+    async def add_key(body: KeyRequest, actor: Actor = reader) -> KeyView:
         check_role(actor.role, body.role)
         if body.user not in (None, actor.user):
             check_role(actor.role, Role.FULL)
@@ -83,7 +83,7 @@ def routes(gate: Gate, database: Database, desk: KeyDesk, changed: Callable[[], 
         return made
 
     @router.delete("/keys/{key_id}")
-    async def revoke_key(key_id: str, actor: owner) -> KeyView:
+    async def revoke_key(key_id: str, actor: Actor = owner) -> KeyView:
         revoked = await database.write(lambda tx: desk.revoke(tx, actor, key_id))
         await changed()
         return revoked

@@ -11,7 +11,7 @@ from finery_studio.store import StudioTable
 class ProjectRow(StudioTable, table=True):
     """A tenant."""
 
-    __tablename__ = "project"
+    __tablename__ = "project"  # pyright: ignore[reportAssignmentType]
     id: str = Field(primary_key=True)
     name: str = Field(unique=True)
     created_at: str
@@ -20,7 +20,7 @@ class ProjectRow(StudioTable, table=True):
 class KeyRow(StudioTable, table=True):
     """An API key."""
 
-    __tablename__ = "api_key"
+    __tablename__ = "api_key"  # pyright: ignore[reportAssignmentType]
     id: str = Field(primary_key=True)
     project: str = Field(index=True)
     user: str

@@ -74,19 +74,19 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
 def routes(desk: TaskRoutes) -> APIRouter:
     """``/api/v1/tasks``."""
     router = APIRouter(prefix="/api/v1/tasks", tags=["tasks"])
-    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
-    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+    reader = Depends(desk.gate.needs(Role.READ))
+    writer = Depends(desk.gate.needs(Role.COMMON))
 
     async def load(actor: Actor, task_id: str) -> TaskView:
         return store.view_of(await desk.database.read(lambda s: store.load(s, actor.project, task_id)))
 
     @router.post("", status_code=201)
-    async def submit(body: Annotated[dict[str, Any], Body()], actor: writer) -> TaskView:
+    async def submit(body: Annotated[dict[str, Any], Body()], actor: Actor = writer) -> TaskView:
         return await desk.submit(body, actor)
 
     @router.get("")
     async def list_all(
-        actor: reader,
+        actor: Actor = reader,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         after: str | None = None,
         kind: TaskKind | None = None,
@@ -101,15 +101,15 @@ def routes(desk: TaskRoutes) -> APIRouter:
         return page([store.view_of(row) for row in rows], limit)
 
     @router.get("/{task_id}")
-    async def one(task_id: str, actor: reader) -> TaskView:
+    async def one(task_id: str, actor: Actor = reader) -> TaskView:
         return await load(actor, task_id)
 
     @router.post("/{task_id}/terminate")
-    async def terminate(task_id: str, actor: writer) -> TaskView:
+    async def terminate(task_id: str, actor: Actor = writer) -> TaskView:
         return await desk.database.write(lambda tx: desk.tasks.terminate(tx, actor.project, task_id))
 
     @router.delete("/{task_id}")
-    async def delete(task_id: str, actor: writer, confirm: Literal["DELETE"] | None = None) -> dict[str, Any]:
+    async def delete(task_id: str, actor: Actor = writer, confirm: Literal["DELETE"] | None = None) -> dict[str, Any]:
         if confirm is None:
             raise InvalidRequest(
                 "deleting a task cannot be undone: say confirm=DELETE", code="confirm_missing", param="confirm"
@@ -125,7 +125,7 @@ def routes(desk: TaskRoutes) -> APIRouter:
         return {"id": task_id, "deleted": True}
 
     @router.get("/{task_id}/metrics")
-    async def metrics(task_id: str, actor: reader, after: int = 0) -> dict[str, Any]:
+    async def metrics(task_id: str, actor: Actor = reader, after: int = 0) -> dict[str, Any]:
         task = await load(actor, task_id)
         stored = await desk.read_subject(METRICS.name, metric_subject(task.project, task.id), after=after)
         points = [{"seq": item.seq, **point} for item in stored for point in json.loads(item.body)]
@@ -133,7 +133,12 @@ def routes(desk: TaskRoutes) -> APIRouter:
 
     @router.get("/{task_id}/logs", response_model=None)
     async def logs(
-        request: Request, task_id: str, actor: reader, after: int = 0, search: str | None = None, follow: bool = False
+        request: Request,
+        task_id: str,
+        actor: Actor = reader,
+        after: int = 0,
+        search: str | None = None,
+        follow: bool = False,
     ) -> StreamingResponse | dict[str, Any]:
         task = await load(actor, task_id)
         subject = log_subject(task.project, task.id)
@@ -146,7 +151,7 @@ def routes(desk: TaskRoutes) -> APIRouter:
         return {"data": lines, "has_more": False, "next": stored[-1].seq if stored else after}
 
     @router.get("/{task_id}/artefact/{path:path}")
-    async def artefact(task_id: str, path: str, actor: reader) -> FileResponse:
+    async def artefact(task_id: str, path: str, actor: Actor = reader) -> FileResponse:
         task = await load(actor, task_id)
         if task.artefact is None:
             raise NotFound(f"task {task_id} has left no artefact (yet)", code="artefact_missing")

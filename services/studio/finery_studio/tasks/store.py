@@ -19,7 +19,7 @@ from finery_studio.tasks.domain import Decision, claimable
 class TaskRow(StudioTable, table=True):
     """One task."""
 
-    __tablename__ = "task"
+    __tablename__ = "task"  # pyright: ignore[reportAssignmentType]
     id: str = Field(primary_key=True)
     project: str = Field(index=True)
     kind: str = Field(index=True)
@@ -41,7 +41,7 @@ class TaskRow(StudioTable, table=True):
 class NeedRow(StudioTable, table=True):
     """A task waits for another."""
 
-    __tablename__ = "task_need"
+    __tablename__ = "task_need"  # pyright: ignore[reportAssignmentType]
     task: str = Field(primary_key=True)
     needs: str = Field(primary_key=True, index=True)
 
@@ -49,7 +49,7 @@ class NeedRow(StudioTable, table=True):
 class ClaimRow(StudioTable, table=True):
     """What a claim was answered with, so that the same request id gets the same answer."""
 
-    __tablename__ = "claim"
+    __tablename__ = "claim"  # pyright: ignore[reportAssignmentType]
     request_id: str = Field(primary_key=True)
     answer: str = Field(sa_type=Text)
     created_at: str = Field(index=True)

@@ -117,8 +117,8 @@ def tune_request(job: JobRequest) -> TuneRequest:
 def routes(desk: TaskRoutes) -> APIRouter:
     """``/v1/fine_tuning/jobs``."""
     router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["OpenAI"])
-    reader = Annotated[Actor, Depends(desk.gate.needs(Role.READ))]
-    writer = Annotated[Actor, Depends(desk.gate.needs(Role.COMMON))]
+    reader = Depends(desk.gate.needs(Role.READ))
+    writer = Depends(desk.gate.needs(Role.COMMON))
 
     async def load(actor: Actor, job_id: str) -> TaskView:
         try:
@@ -130,7 +130,7 @@ def routes(desk: TaskRoutes) -> APIRouter:
         return store.view_of(row)
 
     @router.post("")
-    async def create(body: JobRequest, actor: writer) -> dict[str, Any]:
+    async def create(body: JobRequest, actor: Actor = writer) -> dict[str, Any]:
         asked = tune_request(body)
         try:
             task = await desk.database.write(lambda tx: desk.tuning.tune(tx, asked, actor, tolerant=True, publish=True))
@@ -145,7 +145,7 @@ def routes(desk: TaskRoutes) -> APIRouter:
     @router.get("")
     async def list_jobs(
         request: Request,
-        actor: reader,
+        actor: Actor = reader,
         after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> dict[str, Any]:
@@ -159,11 +159,11 @@ def routes(desk: TaskRoutes) -> APIRouter:
         return openai_page([job_object(store.view_of(row)) for row in rows], limit)
 
     @router.get("/{job_id}")
-    async def retrieve(job_id: str, actor: reader) -> dict[str, Any]:
+    async def retrieve(job_id: str, actor: Actor = reader) -> dict[str, Any]:
         return job_object(await load(actor, job_id))
 
     @router.post("/{job_id}/cancel")
-    async def cancel(job_id: str, actor: writer) -> dict[str, Any]:
+    async def cancel(job_id: str, actor: Actor = writer) -> dict[str, Any]:
         task = await load(actor, job_id)
         if task.state.ended:
             raise Conflict(f"job {job_id} has {STATUS[task.state]} already", code="job_not_cancellable")
@@ -177,7 +177,7 @@ def routes(desk: TaskRoutes) -> APIRouter:
 
     @router.get("/{job_id}/events")
     async def events(
-        job_id: str, actor: reader, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
+        job_id: str, actor: Actor = reader, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 20
     ) -> dict[str, Any]:
         task = await load(actor, job_id)
         facts = await desk.database.read(lambda s: events_since(s, actor.project, noun_id=task.id, limit=1000))
@@ -189,7 +189,7 @@ def routes(desk: TaskRoutes) -> APIRouter:
 
     @router.get("/{job_id}/checkpoints")
     async def checkpoints(
-        job_id: str, actor: reader, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 10
+        job_id: str, actor: Actor = reader, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 10
     ) -> dict[str, Any]:
         task = await load(actor, job_id)
         listed = [_checkpoint_object(task, n) for n in reversed(range(len(task.checkpoints)))]

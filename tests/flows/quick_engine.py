@@ -1,0 +1,81 @@
+"""An engine for flows: speaks the job-folder protocol of every kind, does nothing heavy. Run as a real process.
+
+What it is to do is said in the file's first line of input where that helps: ``sleep``, ``crash``, ``bad``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from finery_contracts.errors import DataInvalid
+from finery_contracts.jobs import (
+    CheckpointRef,
+    EngineOutput,
+    EvaluateOutput,
+    ImportOutput,
+    IngestOutput,
+    IngestSpec,
+    Phase,
+    TuneOutput,
+    TuneSpec,
+    ValidateOutput,
+)
+from finery_ml.job import JobFolder, Terminated, run
+
+
+def engine(work: JobFolder) -> EngineOutput:
+    """Answer as the kind's real engine would."""
+    work.progress(message="loading")
+    work.progress(phase=Phase.RUNNING, step=0, total=3)
+    print("the engine works", flush=True)
+    spec = work.job.spec
+    if isinstance(spec, IngestSpec):
+        return _ingest(work, spec)
+    if isinstance(spec, TuneSpec):
+        return _tune(work, spec)
+    if spec.kind == "import":
+        (work.out / "model").mkdir()
+        (work.out / "model" / "config.json").write_text("{}")
+        return ImportOutput(architecture="llama", parameters=1000, size_bytes=2000, dtype="bfloat16", max_length=2048)
+    if spec.kind == "validate":
+        return ValidateOutput()
+    (work.out / "samples.jsonl").write_text("{}\n")
+    return EvaluateOutput(metrics={"accuracy": 0.5}, samples=2)
+
+
+def _ingest(work: JobFolder, spec: IngestSpec) -> IngestOutput:
+    text = Path(spec.source).read_bytes()
+    (work.out / "report.jsonl").write_text("")
+    if b"bad" in text[:20]:
+        raise DataInvalid("line 17: bad", code="invalid_training_file", details=[{"line": 17, "reason": "bad"}])
+    (work.out / "records.parquet").write_bytes(text)
+    return IngestOutput(format="openai", records=5, bad_records=0, content_sha256=hashlib.sha256(text).hexdigest())
+
+
+def _tune(work: JobFolder, spec: TuneSpec) -> TuneOutput:
+    seconds = float(os.environ.get("QUICK_TUNE_S", "0"))
+    steps = 3 if not seconds else max(3, int(seconds / 0.05))
+    start = json.loads((Path(work.job.resume_from) / "state.json").read_text())["step"] if work.job.resume_from else 0
+    for step in range(start + 1, steps + 1):
+        time.sleep(0.05 if seconds else 0)
+        folder = work.checkpoints / f"checkpoint-{step}"
+        folder.mkdir()
+        (folder / "state.json").write_text(json.dumps({"step": step}))
+        work.progress(
+            step=step, total=steps, metrics={"loss": 1 / step},
+            checkpoint=CheckpointRef(step=step, path=folder.name, metrics={"loss": 1 / step}),
+        )  # fmt: skip
+        if work.stop_requested.is_set():
+            raise Terminated(TuneOutput(steps=step, trained_tokens=step * 10))
+    (work.out / "adapter").mkdir()
+    (work.out / "adapter" / "adapter_config.json").write_text("{}")
+    return TuneOutput(steps=steps, trained_tokens=100, metrics={"loss": 0.1})
+
+
+if __name__ == "__main__":
+    sys.exit(run(engine))

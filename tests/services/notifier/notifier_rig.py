@@ -1,0 +1,209 @@
+"""What the notifier's tests are made of: an endpoint that answers as told, the service without a bus, builders."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from ipaddress import ip_network
+from pathlib import Path
+
+from aiohttp import web
+from sqlmodel import select
+from standardwebhooks import Webhook
+
+from finery_contracts import notifications
+from finery_contracts.access import Actor, Role
+from finery_contracts.datasets import DatasetFact, DatasetState, DatasetView
+from finery_contracts.deployments import DeploymentFact, DeploymentState, DeploymentView
+from finery_contracts.envelope import Event
+from finery_contracts.ids import new_id
+from finery_contracts.jobs import TaskKind
+from finery_contracts.models import ModelFact, ModelState, ModelView
+from finery_contracts.notifications import SubscriptionView
+from finery_contracts.tasks import NotifyChoice, TaskFact, TaskState, TaskView
+from finery_kit.bus import Call
+from finery_kit.db import Database
+from finery_kit.delivery import DELIVERY_METADATA, OutboxRow
+from finery_kit.netguard import Lookup, system_lookup
+from finery_kit.testing import VirtualClock
+from finery_notifier import requests
+from finery_notifier.adapters import WebhookMail
+from finery_notifier.app import FACTS, store_fact
+from finery_notifier.courier import Courier, Mail
+from finery_notifier.requests import Desk
+from finery_notifier.store import NOTIFIER_METADATA
+
+LOOPBACK = (ip_network("127.0.0.0/8"),)
+SCHEDULE_S = (5.0, 300.0)
+LEASE_S = 60.0
+TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+@dataclass
+class Heard:
+    """A request as an endpoint got it."""
+
+    method: str
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self) -> dict:
+        return json.loads(self.body)
+
+
+@dataclass
+class Sink:
+    """An endpoint on loopback. ``answers`` are given in order, then 200; OPTIONS is answered with ``handshake``."""
+
+    url: str = ""
+    heard: list[Heard] = field(default_factory=list)
+    answers: list[web.Response] = field(default_factory=list)
+    handshake: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def posts(self) -> list[Heard]:
+        return [request for request in self.heard if request.method == "POST"]
+
+    @property
+    def facts(self) -> list[Heard]:
+        return [request for request in self.posts if "confirmation" not in request.json["type"]]
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.heard.append(Heard(request.method, dict(request.headers), await request.read()))
+        if request.method == "OPTIONS":
+            return web.Response(status=200 if self.handshake else 405, headers=self.handshake)
+        return self.answers.pop(0) if self.answers else web.Response()
+
+
+@contextlib.asynccontextmanager
+async def sink_server(sink: Sink) -> AsyncIterator[Sink]:
+    app = web.Application()
+    app.router.add_route("*", "/hook", sink.answer)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    sink.url = f"http://127.0.0.1:{runner.addresses[0][1]}/hook"
+    try:
+        yield sink
+    finally:
+        await runner.cleanup()
+
+
+def actor(project: str) -> Actor:
+    return Actor(project=project, project_name="p", user="user_1", key="key_1", role=Role.FULL)
+
+
+@dataclass
+class Rig:
+    """The notifier without a bus, on a clock that goes when told."""
+
+    database: Database
+    courier: Courier
+    desk: Desk
+    clock: VirtualClock
+
+    async def ask(self, verb: str, body, *, project: str = "proj_1", key: str | None = None):
+        handler = {
+            "topic.create": requests.create_topic,
+            "topic.list": requests.list_topics,
+            "topic.delete": requests.delete_topic,
+            "subscription.create": requests.create_subscription,
+            "subscription.list": requests.list_subscriptions,
+            "subscription.get": requests.get_subscription,
+            "subscription.delete": requests.delete_subscription,
+            "subscription.confirm": requests.confirm_subscription,
+            "delivery.list": requests.list_deliveries,
+        }[verb]
+        return await handler(self.desk, Call(body, actor(project), key))
+
+    async def topic(self, name: str, *, project: str = "proj_1") -> notifications.TopicView:
+        return await self.ask("topic.create", notifications.TopicRequest(name=name), project=project)
+
+    async def subscribe(self, sink: Sink, topic: str, *, events=(), project: str = "proj_1") -> SubscriptionView:
+        """A pending subscription; the question was not sent yet."""
+        wanted = notifications.SubscriptionRequest(topic=topic, url=sink.url, events=list(events))
+        return await self.ask("subscription.create", wanted, project=project)
+
+    async def listener(self, sink: Sink, topic: str, *, events=(), project: str = "proj_1") -> SubscriptionView:
+        """A confirmed subscription; the secret is in the answer."""
+        made = await self.subscribe(sink, topic, events=events, project=project)
+        await self.deliver()
+        token = sink.posts[-1].json["data"]["token"]
+        await self.ask("subscription.confirm", notifications.ConfirmRequest(token=token))
+        return made
+
+    async def hear(self, event: Event) -> bool:
+        body = event.model_dump_json().encode()
+        return await self.database.write(lambda tx: store_fact(tx, event, body))
+
+    async def deliver(self) -> float:
+        """Everything that is due now."""
+        wait_s = await self.courier.start_due()
+        await self.courier.landed()
+        return wait_s
+
+    async def deliveries(self, subscription: str) -> list[notifications.DeliveryView]:
+        page = await self.ask("delivery.list", notifications.DeliveriesRequest(subscription=subscription))
+        return [delivery for delivery in page.data if "confirmation" not in delivery.event_type]
+
+    async def said(self) -> list[str]:
+        rows = await self.database.read(lambda session: list(session.exec(select(OutboxRow))))
+        return [row.type for row in rows]
+
+
+@contextlib.asynccontextmanager
+async def notifier_rig(
+    folder: Path,
+    clock: VirtualClock,
+    *,
+    mail: Mail | None = None,
+    lookup: Lookup = system_lookup,
+    url: str | None = None,
+) -> AsyncIterator[Rig]:
+    database = Database(url or f"sqlite:///{folder / 'n.sqlite'}", NOTIFIER_METADATA, DELIVERY_METADATA, clock=clock)
+    database.open()
+    real = WebhookMail(allow=LOOPBACK, timeout_s=2, lookup=lookup)
+    await real.open()
+    courier = Courier(
+        database, mail or real, schedule_s=SCHEDULE_S, concurrency=64, lease_s=LEASE_S, wake_relay=lambda: None
+    )
+    desk = Desk(
+        database=database, facts=FACTS, allow=LOOPBACK, public_url="https://finery.example", confirmation_ttl_s=86_400,
+        wake_courier=courier.wake, wake_relay=lambda: None, lookup=lookup,
+    )  # fmt: skip
+    try:
+        yield Rig(database, courier, desk, clock)
+    finally:
+        await real.close()
+        database.close()
+
+
+def fact(kind: type[Event], *, at: datetime, project="proj_1", notify: NotifyChoice | None = None, version=3) -> Event:
+    """A fact of any routed kind."""
+    noun_id = new_id(kind.NOUN)
+    same = {"id": noun_id, "project": project, "name": "n", "version": version, "created_by": "u", "created_at": at}
+    if issubclass(kind, TaskFact):
+        data = TaskView(**same, kind=TaskKind.TUNE, state=TaskState.SUCCEEDED, notify=notify)
+    elif issubclass(kind, DeploymentFact):
+        data = DeploymentView(**same, model="m", model_name="m", state=DeploymentState.RUNNING, qps=1, notify=notify)
+    elif issubclass(kind, DatasetFact):
+        data = DatasetView(
+            **same, filename="f", purpose="fine-tune", size_bytes=1, sha256="0", state=DatasetState.READY
+        )  # fmt: skip
+    else:
+        assert issubclass(kind, ModelFact)
+        data = ModelView(**same, state=ModelState.READY)
+    return kind(
+        id=new_id("evt"), type=kind.type_name(), source=f"finery/{kind.SAID_BY}", subject=f"{kind.NOUN}/{noun_id}",
+        time=at, project=project, nounversion=version, traceparent=TRACEPARENT, data=data,
+    )  # fmt: skip
+
+
+def verify(secret: str, request: Heard) -> dict:
+    """As an endpoint does it, with the library."""
+    return Webhook(secret).verify(request.body, request.headers)
