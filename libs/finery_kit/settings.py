@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import Field, ValidationError
+from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -19,7 +19,10 @@ class Settings(BaseSettings):
     database_url: str | None = Field(default=None, description="default: a SQLite file under home/db")
     store_root: Path | None = Field(default=None, description="artefacts; default: home/store")
     installation_secret: str = Field(default="", description="64 hex digits; default: the file home/secret")
-    otlp_endpoint: str | None = Field(default=None, description="also OTEL_EXPORTER_OTLP_ENDPOINT")
+    otlp_endpoint: str | None = Field(
+        default=None,
+        validation_alias=AliasChoices("otlp_endpoint", "FINERY_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
+    )
     log_level: str = "INFO"
 
     def database_for(self, service: str) -> str:

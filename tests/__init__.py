@@ -1,0 +1,1 @@
+"""Finery's proofs: quick ones first, real parts wherever a user has them."""

@@ -1,0 +1,64 @@
+"""``make bench [NAME=…]``: one line a figure, last of all.
+
+bench <name> <median> (<min>–<max>) goal <goal> ok|short
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from tests.bench import submit, up
+
+
+@dataclass(frozen=True)
+class Figure:
+    """What a benchmark measured; smaller is better."""
+
+    name: str
+    values: list[float]
+    goal: float
+
+    def line(self) -> str:
+        """The line that is printed."""
+        median = statistics.median(self.values)
+        verdict = "ok" if median <= self.goal else "short"
+        low, high = min(self.values), max(self.values)
+        return f"bench {self.name} {median:.4g} ({low:.4g}–{high:.4g}) goal {self.goal:g} {verdict}"
+
+
+def _up() -> list[Figure]:
+    ready, memory = up.measure()
+    return [Figure("up_ready_s", ready, 3), Figure("up_memory_mb", memory, 400)]
+
+
+def _submit() -> list[Figure]:
+    p50, p99 = submit.measure()
+    return [Figure("submit_to_engine_ms_p50", p50, 150), Figure("submit_to_engine_ms_p99", p99, 500)]
+
+
+BENCHES: dict[str, Callable[[], list[Figure]]] = {
+    "up_ready_s": _up,
+    "up_memory_mb": _up,
+    "submit_to_engine_ms": _submit,
+}
+
+
+def main(names: list[str]) -> int:
+    """Run the named ones, or all."""
+    unknown = [name for name in names if name not in BENCHES]
+    if unknown:
+        print(f"no benchmark {', '.join(unknown)}; there are {', '.join(BENCHES)}", file=sys.stderr)
+        return 2
+    chosen = list(dict.fromkeys(BENCHES[name] for name in names or BENCHES))
+    figures = [figure for bench in chosen for figure in bench()]
+    shown = [f for f in figures if not names or any(f.name.startswith(name) for name in names)]
+    for figure in shown:
+        print(figure.line())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
