@@ -1,14 +1,27 @@
-"""Billing: ledger lines, made from facts only."""
+"""Billing: ledger lines, made from facts only; the price list; what a bill is asked with and answered by."""
 
 from __future__ import annotations
 
+from datetime import date, datetime
 from decimal import Decimal
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from finery_contracts.envelope import Event
-from finery_contracts.model import Record, UtcTime
+from finery_contracts.model import Record, Request, UtcTime
+
+
+def _day_as_midnight(value: object) -> object:
+    if isinstance(value, date) and not isinstance(value, datetime):
+        return f"{value.isoformat()}T00:00:00Z"
+    if isinstance(value, str) and len(value) == len("2026-01-31"):
+        return f"{value}T00:00:00Z"
+    return value
+
+
+DayOrTime = Annotated[UtcTime, BeforeValidator(_day_as_midnight)]
+"""A moment, or a day such as 2026-01-31, which means its first moment in UTC."""
 
 
 class LedgerLine(Record):
@@ -19,16 +32,17 @@ class LedgerLine(Record):
     key: str
     noun: str = Field(description="task, deployment or tokens")
     noun_id: str
+    name: str = Field(default="", description="what the task or deployment was called then")
     description: str
-    quantity: Decimal
+    quantity: Decimal = Field(description="rounded to 1e-9 for show; the amount comes from the exact one")
     unit: Literal["hour", "token"]
     unit_price: Decimal
-    amount: Decimal
+    amount: Decimal = Field(description="rounded once to 1e-9, half to even; an invoice is the sum of its lines")
     currency: str
     started_at: UtcTime
     created_at: UtcTime
     event: str
-    created_by: str = ""
+    created_by: str = Field(default="", description="the user; for tokens the key the calls were made with")
 
 
 class BillingCharged(Event):
@@ -38,3 +52,119 @@ class BillingCharged(Event):
     FACT = "charged"
     SAID_BY = "billing-meter"
     data: LedgerLine
+
+
+# --- prices -----------------------------------------------------------------------------------------------------------
+
+Price = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=20, decimal_places=14)]
+
+
+class HourPrice(Record):
+    """What an hour of one instance of a flavour costs from ``valid_from`` on."""
+
+    valid_from: DayOrTime
+    per_hour: Price
+
+
+class TokenPrice(Record):
+    """What a token answered by a deployment costs from ``valid_from`` on."""
+
+    valid_from: DayOrTime
+    prompt: Price
+    completion: Price
+
+
+class PriceList(Record):
+    """All prices with their versions, oldest first. What started at a moment costs what was valid then."""
+
+    currency: str = Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")
+    flavours: dict[str, list[HourPrice]] = Field(min_length=1)
+    tokens: list[TokenPrice] = Field(min_length=1)
+
+
+# --- requests to the billing meter (finery.rpc.billing-meter.<verb>) --------------------------------------------------
+
+Grouping = Literal["project", "user", "task", "day", "noun"]
+
+
+class BillRequest(Request):
+    """``bill.summary``: what started from ``since`` on and before ``until``."""
+
+    by: Grouping = Field(default="task", description="task: each task and deployment; day: the UTC day it started")
+    since: DayOrTime | None = None
+    until: DayOrTime | None = None
+
+
+class BillRow(Record):
+    """The lines of one key in one unit."""
+
+    key: str
+    name: str | None = None
+    unit: Literal["hour", "token"]
+    quantity: Decimal
+    amount: Decimal
+
+
+class Bill(Record):
+    """``total`` is of all lines asked for, also when ``has_more`` says that the smallest rows are left out."""
+
+    currency: str
+    total: Decimal
+    rows: list[BillRow]
+    has_more: bool = False
+
+
+class LinesRequest(Request):
+    """``bill.lines``, oldest first: what comes after the line id ``after``."""
+
+    after: str | None = None
+    limit: int = Field(default=20, ge=1, le=100)
+    noun_id: str | None = None
+
+
+class LinePage(Record):
+    """Ledger lines; ``next`` is the ``after`` of the next page."""
+
+    data: list[LedgerLine]
+    has_more: bool = False
+    next: str | None = None
+
+
+class CostRequest(Request):
+    """``cost``: of one task or deployment, over all its ended intervals."""
+
+    noun_id: str
+
+
+class Cost(Record):
+    """What was charged so far."""
+
+    amount: Decimal
+    currency: str
+
+
+class PricesRequest(Request):
+    """``prices``: nothing to say."""
+
+
+class UsageRequest(Request):
+    """``usage``: of one deployment, or of all."""
+
+    deployment: str | None = None
+
+
+class DeploymentUsage(Record):
+    """Tokens of one deployment, priced or not."""
+
+    deployment: str
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
+class UsageTotals(Record):
+    """Tokens of the project; ``has_more`` says that the deployments with the fewest are not among the rows."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    rows: list[DeploymentUsage]
+    has_more: bool = False

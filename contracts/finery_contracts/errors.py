@@ -30,7 +30,9 @@ class ErrorBody(Record):
     code: str = Field(description="stable, snake_case; programs decide by it")
     message: str = Field(description="what happened, to what, and what to do")
     param: str | None = Field(default=None, description="the field, file or line that is meant")
-    details: list[dict[str, Any]] = Field(default_factory=list, description="one entry for each fault found")
+    details: list[dict[str, Any]] = Field(
+        default_factory=list[dict[str, Any]], description="one entry for each fault found"
+    )
 
 
 class FineryError(Exception):

@@ -173,7 +173,7 @@ class IngestOutput(Record):
     format: str
     records: int
     bad_records: int
-    errors: list[BadRecord] = Field(default_factory=list, description="the first 1,000")
+    errors: list[BadRecord] = Field(default_factory=list[BadRecord], description="the first 1,000")
     warnings: list[str] = Field(default_factory=list)
     characters: int = 0
     content_sha256: str = Field(description="of records.parquet")
@@ -204,7 +204,7 @@ class ValidateOutput(Record):
     """The report of one validation; any error-severity finding fails the task."""
 
     kind: Literal[TaskKind.VALIDATE] = TaskKind.VALIDATE
-    findings: list[Finding] = Field(default_factory=list)
+    findings: list[Finding] = Field(default_factory=list[Finding])
     facts: dict[str, str | int | float | bool] = Field(default_factory=dict)
 
 
@@ -215,7 +215,7 @@ class TuneOutput(Record):
     steps: int
     trained_tokens: int
     metrics: dict[str, float] = Field(default_factory=dict, description="final train_loss, validation_loss, …")
-    checkpoints: list[CheckpointRef] = Field(default_factory=list)
+    checkpoints: list[CheckpointRef] = Field(default_factory=list[CheckpointRef])
 
 
 class ClassScore(Record):
@@ -233,7 +233,7 @@ class EvaluateOutput(Record):
 
     kind: Literal[TaskKind.EVALUATE] = TaskKind.EVALUATE
     metrics: dict[str, float]
-    per_class: list[ClassScore] = Field(default_factory=list)
+    per_class: list[ClassScore] = Field(default_factory=list[ClassScore])
     samples: int
 
 

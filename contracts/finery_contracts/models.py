@@ -44,7 +44,7 @@ class ModelView(Record):
     parameters: int = 0
     size_bytes: int = 0
     max_length: int = 4096
-    findings: list[Finding] = Field(default_factory=list)
+    findings: list[Finding] = Field(default_factory=list[Finding])
     tasks: list[str] = Field(default_factory=list, description="the task record: import, validate, tune, …")
     lineage: dict[str, str] = Field(default_factory=dict, description="training dataset, validation dataset, …")
     error: ErrorBody | None = None

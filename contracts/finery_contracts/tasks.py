@@ -103,8 +103,8 @@ class TaskView(Record):
     waits_for: list[str] = Field(default_factory=list)
     request: dict[str, Any] = Field(default_factory=dict, description="what was asked for, as it was accepted")
     progress: TaskProgress = TaskProgress()
-    checkpoints: list[CheckpointRef] = Field(default_factory=list)
-    attempts: list[AttemptView] = Field(default_factory=list)
+    checkpoints: list[CheckpointRef] = Field(default_factory=list[CheckpointRef])
+    attempts: list[AttemptView] = Field(default_factory=list[AttemptView])
     output: EngineOutput | None = None
     artefact: str | None = Field(default=None, description="store URL of what the attempt left")
     result: dict[str, str] = Field(default_factory=dict, description="ids of what came of it: dataset, model, …")
@@ -263,7 +263,7 @@ class Report(Record):
     preparing_s: float = 0.0
     running_s: float = 0.0
     progress: TaskProgress = TaskProgress()
-    checkpoints: list[CheckpointRef] = Field(default_factory=list)
+    checkpoints: list[CheckpointRef] = Field(default_factory=list[CheckpointRef])
     end: AttemptEnd | None = None
     traceparent: str | None = None
 

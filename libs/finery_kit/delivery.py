@@ -9,6 +9,7 @@ committed.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from datetime import datetime
@@ -131,10 +132,10 @@ class Relay:
             except Exception as fault:  # the bus is away or slow: what is unpublished stays so
                 log.warning("relay_waits", extra={"service": self._service, "error": repr(fault)})
                 await asyncio.sleep(POLL_S)
-            try:
-                await asyncio.wait_for(self._wake.wait(), POLL_S)
-            except TimeoutError:
-                continue
+            # Not wait_for: before Python 3.12 it loses a cancellation that meets the end of the wait.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._wake.wait()
 
     async def publish_page(self) -> bool:
         """Publish the next rows; True when there may be more.

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from finery_contracts.tuning import TuneOptions, TuneParameters
 
-LORA_RATES = ((500e6, 5e-4), (3e9, 3e-4), (float("inf"), 2e-4))
+LORA_RATES = ((500e6, 1e-3), (3e9, 3e-4), (float("inf"), 2e-4))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""The billing meter: turns facts into ledger lines."""

@@ -1,0 +1,38 @@
+"""Reads the price list from its file. A list that is wrong in any place stops the start, and the place is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from pydantic import ValidationError
+
+from finery_billing_meter.domain import versions_out_of_order
+from finery_contracts.billing import PriceList
+from finery_kit.settings import SettingsError
+
+SHIPPED = Path(__file__).with_name("prices.yaml")
+
+
+def load_prices(file: Path | None) -> PriceList:
+    """The operator's price list, or the one that is shipped.
+
+    Raises:
+        SettingsError: the file cannot be read, or a value in it is not valid.
+    """
+    path = file or SHIPPED
+    try:
+        prices = PriceList.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")), extra="forbid")
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
+        raise SettingsError(f"finery: FINERY_PRICES_FILE {path} cannot be read: {fault}") from fault
+    except ValidationError as fault:
+        wrong = [f"  {'.'.join(map(str, error['loc']))}: {error['msg']}" for error in fault.errors()]
+        raise _not_valid(path, wrong) from fault
+    wrong = [f"  {place}: give versions oldest first, each once" for place in versions_out_of_order(prices)]
+    if wrong:
+        raise _not_valid(path, wrong)
+    return prices
+
+
+def _not_valid(path: Path, wrong: list[str]) -> SettingsError:
+    return SettingsError(f"finery: the price list {path} (FINERY_PRICES_FILE) is not valid\n" + "\n".join(wrong))

@@ -1,0 +1,1 @@
+"""The compressor: compression, announced and not offered yet."""

@@ -1,0 +1,25 @@
+"""The composition root of dataset-ingest. The programs in ENGINES do the work; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from finery_contracts.jobs import TaskKind
+from finery_dataset_ingest.settings import DatasetIngestSettings
+from finery_kit.executor import Executor, LocalExecutor
+from finery_kit.service import Service
+from finery_kit.storage import Storage
+from finery_kit.worker import Engine, Worker
+
+NAME = "dataset-ingest"
+ENGINES = {
+    TaskKind.INGEST: Engine("finery_dataset_ingest.engine.ingest", warm="if_ready"),
+}
+
+
+def build(settings: DatasetIngestSettings, executor: Executor | None = None) -> Service:
+    """The service, ready to be started."""
+    service = Service(NAME, settings)
+    Worker(
+        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        slots=settings.dataset_ingest_slots, pool=settings.pool,
+    )  # fmt: skip
+    return service

@@ -1,0 +1,14 @@
+"""Settings of dataset-ingest."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from finery_kit.settings import Settings
+
+
+class DatasetIngestSettings(Settings):
+    """See the README for what each knob does."""
+
+    dataset_ingest_slots: int = Field(default=2, ge=1, le=64, description="attempts at a time")
+    pool: str = "public"

@@ -1,0 +1,1 @@
+"""The deployer: puts models behind endpoints and keeps them there."""

@@ -1,0 +1,1 @@
+"""The distiller: distillation, announced and not offered yet."""

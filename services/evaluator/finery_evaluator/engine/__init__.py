@@ -1,0 +1,1 @@
+"""The evaluation programs. They run in the ml environment and know nothing of NATS or SQL."""

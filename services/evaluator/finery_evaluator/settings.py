@@ -1,0 +1,14 @@
+"""Settings of evaluator."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from finery_kit.settings import Settings
+
+
+class EvaluatorSettings(Settings):
+    """See the README for what each knob does."""
+
+    evaluator_slots: int = Field(default=1, ge=1, le=64, description="attempts at a time")
+    pool: str = "public"

@@ -1,0 +1,1 @@
+"""The gateway: the only public port; answers completions itself, passes the rest to studio."""

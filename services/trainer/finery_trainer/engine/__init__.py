@@ -1,0 +1,1 @@
+"""The tuning programs. They run in the ml environment and know nothing of NATS or SQL."""

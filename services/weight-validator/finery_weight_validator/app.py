@@ -1,0 +1,26 @@
+"""The composition root of weight-validator. The programs in ENGINES do the work; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from finery_contracts.jobs import TaskKind
+from finery_kit.executor import Executor, LocalExecutor
+from finery_kit.service import Service
+from finery_kit.storage import Storage
+from finery_kit.worker import Engine, Worker
+from finery_weight_validator.settings import WeightValidatorSettings
+
+NAME = "weight-validator"
+ENGINES = {
+    TaskKind.IMPORT: Engine("finery_weight_validator.engine.convert"),
+    TaskKind.VALIDATE: Engine("finery_weight_validator.engine.check"),
+}
+
+
+def build(settings: WeightValidatorSettings, executor: Executor | None = None) -> Service:
+    """The service, ready to be started."""
+    service = Service(NAME, settings)
+    Worker(
+        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        slots=settings.weight_validator_slots, pool=settings.pool,
+    )  # fmt: skip
+    return service

@@ -1,0 +1,157 @@
+"""Imports a model: ``python -m finery_weight_validator.engine.convert JOB_DIR``, spec ImportSpec.
+
+From a GGUF file, or a folder with safetensors, it makes out/model/: safetensors, config, tokenizer, chat template.
+It copies known kinds of files only, opens no pickle, runs no code of the folder, and leaves nothing half done.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from finery_contracts.errors import InvalidRequest, WeightsInvalid
+from finery_contracts.jobs import Finding, ImportOutput, ImportSpec, Phase
+from finery_ml.job import JobFolder, Terminated, run
+from finery_weight_validator.engine import settled
+from finery_weight_validator.engine.findings import refuse
+from finery_weight_validator.engine.folder import Survey, read_json, survey
+from finery_weight_validator.engine.headers import Tensor, read_tensors
+from finery_weight_validator.engine.metadata import code_findings, missing_parts
+
+_COPY_BYTES = 32 * 2**20
+_DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn"}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one job folder; returns the exit status."""
+    return run(convert, argv)
+
+
+def convert(work: JobFolder) -> ImportOutput:
+    """Look over the source, make the folder beside its place, repair and judge it, rename it."""
+    spec = work.job.spec
+    if not isinstance(spec, ImportSpec):
+        raise InvalidRequest(f"This engine imports; it cannot {spec.kind}.", code="wrong_engine", param="kind")
+    source, target = Path(spec.source), work.out / "model"
+    beside = target.with_name(".model.part")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    work.progress(phase=Phase.RUNNING, message="looking over the files")
+    found = survey(source)
+    refuse(found.findings)
+    gguf = gguf_file_of(source, named=spec.gguf_file)
+    with work.span("make", source="gguf" if gguf else "safetensors"):
+        if gguf:
+            _from_gguf(work, gguf, beside, spec=spec)
+        else:
+            refuse([*missing_parts(found), *code_findings(found)])
+            _copy(work, found, beside)
+    settled.settle(beside, overrides=spec.overrides, family=spec.family)
+    output = _describe(beside)
+    _flush(beside)
+    shutil.rmtree(target, ignore_errors=True)
+    os.replace(beside, target)
+    return output
+
+
+def gguf_file_of(source: Path, *, named: str | None) -> Path | None:
+    """The GGUF file that is meant; None when the folder holds safetensors.
+
+    Raises WeightsInvalid ``gguf_missing`` or ``gguf_ambiguous``.
+    """
+    present = sorted(path for path in source.iterdir() if path.suffix.lower() == ".gguf" and path.is_file())
+    if named is not None:
+        chosen = [path for path in present if path.name == named]
+        if not chosen:
+            raise WeightsInvalid(
+                f"There is no GGUF file {named} in the folder; name one of: {_names(present) or 'none is there'}.",
+                code="gguf_missing",
+                param=named,
+            )
+        return chosen[0]
+    if any(source.glob("*.safetensors")) or not present:
+        return None
+    if len(present) > 1:
+        raise WeightsInvalid(
+            f"The folder holds {len(present)} GGUF files; say which one with gguf_file: {_names(present)}.",
+            code="gguf_ambiguous",
+            param="gguf_file",
+        )
+    return present[0]
+
+
+def _from_gguf(work: JobFolder, gguf: Path, target: Path, *, spec: ImportSpec) -> None:
+    """The heavy imports wait until a GGUF file is there: a folder of safetensors needs none of them."""
+    from finery_weight_validator.engine import gguf_source
+
+    def tell(message: str) -> None:
+        if work.stop_requested.is_set():
+            raise Terminated
+        work.progress(message=message)
+
+    gguf_source.make_folder(gguf, target, family=spec.family, threads=work.job.threads, tell=tell)
+
+
+def _copy(work: JobFolder, found: Survey, target: Path) -> None:
+    """Copies, and no hard links: a later write into the user's file must not change a registered model."""
+    total, done = sum(path.stat().st_size for path in found.usable.values()), 0
+    for name, path in found.usable.items():
+        descriptor = os.open(path.resolve(), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as source, open(target / name, "xb") as copy:
+            while chunk := source.read(_COPY_BYTES):
+                if work.stop_requested.is_set():
+                    raise Terminated
+                copy.write(chunk)
+                done += len(chunk)
+                work.progress(step=done, total=total, message=f"copying {name}")
+
+
+def _describe(folder: Path) -> ImportOutput:
+    """What the finished folder holds, read from its own headers; refuses weights whose headers are not sound."""
+    tensors: list[Tensor] = []
+    findings: list[Finding] = []
+    for path in sorted(folder.glob("*.safetensors")):
+        some, faults = read_tensors(path)
+        tensors, findings = tensors + some, findings + faults
+    refuse(findings)
+    config = read_json(folder / "config.json")
+    values = Counter[str]()
+    for tensor in tensors:
+        values[tensor.dtype] += tensor.count
+    main_dtype = values.most_common(1)[0][0]
+    return ImportOutput(
+        architecture=str(config.get("model_type") or "unknown"),
+        parameters=values.total(),
+        size_bytes=sum(path.stat().st_size for path in folder.iterdir()),
+        dtype=_DTYPE_NAMES.get(main_dtype, main_dtype.lower()),
+        max_length=settled.longest_of(config, _tokenizer_config_of(folder)),
+    )
+
+
+def _tokenizer_config_of(folder: Path) -> dict[str, Any]:
+    path = folder / "tokenizer_config.json"
+    return read_json(path) if path.is_file() else {}
+
+
+def _flush(folder: Path) -> None:
+    """To disk, and readable for the engines that run as another user (transformers writes weights for its own only)."""
+    for path in folder.iterdir():
+        path.chmod(0o644)
+    for path in (*folder.iterdir(), folder):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _names(paths: list[Path]) -> str:
+    return ", ".join(path.name for path in paths[:10])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,220 @@
+"""Compares the tensors in the headers with what config.json promises, without loading anything.
+
+Knows the layout of the common decoder families; of another family it says so and leaves the comparison to the loading.
+Layouts: transformers' modelling files of each family (5.17).
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from finery_contracts.jobs import Finding
+from finery_weight_validator.engine.findings import error, info, warning
+from finery_weight_validator.engine.headers import Tensor
+
+_LARGEST = {
+    "hidden_size": 10**6, "intermediate_size": 10**7, "num_hidden_layers": 2_000, "num_attention_heads": 10_000,
+    "num_key_value_heads": 10_000, "head_dim": 100_000, "vocab_size": 10**8, "num_local_experts": 10_000,
+    "num_experts": 10_000, "n_routed_experts": 10_000, "n_layer": 2_000, "n_head": 10_000, "n_embd": 10**6,
+    "num_layers": 2_000,
+}  # fmt: skip
+_NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
+_GROUPED = frozenset({"mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
+"""Families whose missing ``num_key_value_heads`` means a fixed number, not the number of heads."""
+_LEFTOVERS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
+_EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
+_REMEDY = "use the config.json and the weights of one and the same save"
+
+
+@dataclass(frozen=True, slots=True)
+class _Family:
+    """What sets a family apart from Llama's layout; ``head_dim`` is what a config without it means."""
+
+    tied: bool = False
+    qkv_bias: bool | None = None
+    head_norms: bool = False
+    feedforward_norms: bool = False
+    fused: bool = False
+    head_dim: int | None = None
+
+
+_FAMILIES: Mapping[str, _Family] = {
+    "llama": _Family(),
+    "mistral": _Family(qkv_bias=False),
+    "qwen2": _Family(qkv_bias=True),
+    "qwen3": _Family(head_norms=True, head_dim=128),
+    "gemma": _Family(tied=True, head_dim=256),
+    "gemma2": _Family(tied=True, feedforward_norms=True, head_dim=256),
+    "gemma3_text": _Family(tied=True, head_norms=True, feedforward_norms=True, head_dim=256),
+    "phi3": _Family(fused=True, qkv_bias=False),
+}
+
+
+def key_findings(config: Mapping[str, Any]) -> list[Finding]:
+    """``structure_key_missing`` and ``structure_differs`` for values that no model can have."""
+    findings = []
+    if config.get("model_type") in _FAMILIES:
+        findings += [
+            error(
+                "structure_key_missing",
+                f"config.json: {key}",
+                message="the key is missing; without it transformers silently takes a default",
+                remedy="put the model's own config.json there",
+            )
+            for key in (*_NEEDED, *(("num_key_value_heads",) if config["model_type"] in _GROUPED else ()))
+            if config.get(key) is None
+        ]
+    for key, largest in _LARGEST.items():
+        value = config.get(key)
+        if value is not None and not (type(value) is int and 0 < value <= largest):
+            findings.append(_differs(key, f"{str(value)[:40]} is no whole number from 1 to {largest}"))
+    return findings or _ratio_findings(config)
+
+
+def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
+    """``tensor_missing``, ``tensor_surplus``, ``tensor_shape_wrong`` and ``structure_differs``, by the family's layout.
+
+    ``config`` must have passed ``key_findings``.
+    """
+    model_type = config.get("model_type")
+    if model_type not in _FAMILIES or config.get("quantization_config"):
+        why = "quantised weights have a layout of their own" if model_type in _FAMILIES else "the family is not known"
+        remedy = "nothing to do: loading the model compares them"
+        return [info("structure_not_compared", f"model_type {model_type}", message=why, remedy=remedy)]
+    by_name = {tensor.name: tensor for tensor in tensors}
+    layers = _layer_count(by_name)
+    if layers != config["num_hidden_layers"]:
+        message = f"it says {config['num_hidden_layers']}, the weights hold {layers} layers"
+        return [_differs("num_hidden_layers", message)]
+    prefix = "" if "embed_tokens.weight" in by_name else "model."
+    return _compare(
+        by_name, expected=_expected(config, prefix), optional={"lm_head.weight"} if _tied(config) else set()
+    )
+
+
+def dtype_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
+    """``dtype_mixed`` when floating weights of an unquantised model come in more than one type."""
+    if config.get("quantization_config"):
+        return []
+    kinds = Counter(tensor.dtype for tensor in tensors if "F" in tensor.dtype)
+    if len(kinds) < 2:
+        return []
+    rarest = min(kinds, key=lambda dtype: kinds[dtype])
+    example = next(tensor.name for tensor in tensors if tensor.dtype == rarest)
+    return [
+        warning(
+            "dtype_mixed",
+            example,
+            message="the weights mix " + ", ".join(f"{count} tensors {dtype}" for dtype, count in kinds.most_common()),
+            remedy="save the model in one type, unless the mixture is meant",
+        )
+    ]
+
+
+def vocabulary_findings(tensors: Sequence[Tensor], *, tokens: int) -> list[Finding]:
+    """``vocabulary_too_small`` when the tokenizer can produce ids that the embedding has no row for."""
+    for tensor in tensors:
+        if _EMBEDDINGS.search(tensor.name) and len(tensor.shape) == 2 and tensor.shape[0] < tokens:
+            return [
+                error(
+                    "vocabulary_too_small",
+                    f"{tensor.file}: {tensor.name}",
+                    message=f"the embedding has {tensor.shape[0]} rows, the tokenizer has {tokens} tokens",
+                    remedy="use the tokenizer that belongs to these weights, or resize the embedding and save again",
+                )
+            ]
+    return []
+
+
+def _ratio_findings(config: Mapping[str, Any]) -> list[Finding]:
+    findings = []
+    heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
+    hidden = config.get("hidden_size")
+    if heads and groups and heads % groups:
+        findings.append(_differs("num_key_value_heads", f"{heads} heads cannot share {groups} key-value heads"))
+    family = _FAMILIES.get(str(config.get("model_type")))
+    if family and not (config.get("head_dim") or family.head_dim) and hidden % heads:
+        findings.append(_differs("num_attention_heads", f"hidden_size {hidden} is no multiple of {heads} heads"))
+    return findings
+
+
+def _compare(
+    by_name: Mapping[str, Tensor], *, expected: Mapping[str, tuple[int, ...]], optional: set[str]
+) -> list[Finding]:
+    findings = []
+    for name, shape in expected.items():
+        tensor = by_name.get(name)
+        if tensor is None and name not in optional:
+            message = f"config.json promises this tensor of shape {list(shape)}"
+            findings.append(error("tensor_missing", name, message=message, remedy=_REMEDY))
+        elif tensor is not None and tensor.shape != shape:
+            message = f"its shape is {list(tensor.shape)}, config.json promises {list(shape)}"
+            findings.append(error("tensor_shape_wrong", f"{tensor.file}: {name}", message=message, remedy=_REMEDY))
+    for name, tensor in by_name.items():
+        if name not in expected and not _LEFTOVERS.search(name):
+            message = "config.json has no place for this tensor"
+            findings.append(error("tensor_surplus", f"{tensor.file}: {name}", message=message, remedy=_REMEDY))
+    return findings
+
+
+def _expected(config: Mapping[str, Any], prefix: str) -> dict[str, tuple[int, ...]]:
+    hidden, vocabulary = config["hidden_size"], config["vocab_size"]
+    expected: dict[str, tuple[int, ...]] = {
+        f"{prefix}embed_tokens.weight": (vocabulary, hidden),
+        f"{prefix}norm.weight": (hidden,),
+        "lm_head.weight": (vocabulary, hidden),
+    }
+    for part, shape in {**_attention(config), **_feedforward(config)}.items():
+        expected |= {f"{prefix}layers.{layer}.{part}": shape for layer in range(config["num_hidden_layers"])}
+    return expected
+
+
+def _attention(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    family, hidden, heads = _FAMILIES[config["model_type"]], config["hidden_size"], config["num_attention_heads"]
+    size = config.get("head_dim") or family.head_dim or hidden // heads
+    query, keys = heads * size, (config.get("num_key_value_heads") or heads) * size
+    parts: dict[str, tuple[int, ...]] = {"self_attn.o_proj.weight": (hidden, query)}
+    if family.fused:
+        parts["self_attn.qkv_proj.weight"] = (query + 2 * keys, hidden)
+    else:
+        widths = {"q_proj": query, "k_proj": keys, "v_proj": keys}
+        parts |= {f"self_attn.{name}.weight": (width, hidden) for name, width in widths.items()}
+        biased = config.get("attention_bias", False) if family.qkv_bias is None else family.qkv_bias
+        if biased:
+            parts |= {f"self_attn.{name}.bias": (width,) for name, width in widths.items()}
+        if biased and family.qkv_bias is None:
+            parts["self_attn.o_proj.bias"] = (hidden,)
+    if family.head_norms:
+        parts |= {"self_attn.q_norm.weight": (size,), "self_attn.k_norm.weight": (size,)}
+    return parts
+
+
+def _feedforward(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    family, hidden, inner = _FAMILIES[config["model_type"]], config["hidden_size"], config["intermediate_size"]
+    norms = ["input_layernorm", "post_attention_layernorm"]
+    if family.feedforward_norms:
+        norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
+    parts: dict[str, tuple[int, ...]] = {f"{norm}.weight": (hidden,) for norm in norms}
+    parts["mlp.down_proj.weight"] = (hidden, inner)
+    rows = {"gate_up_proj": 2 * inner} if family.fused else {"gate_proj": inner, "up_proj": inner}
+    parts |= {f"mlp.{name}.weight": (width, hidden) for name, width in rows.items()}
+    if config.get("mlp_bias"):
+        parts |= {f"mlp.{name}.bias": (width,) for name, width in {**rows, "down_proj": hidden}.items()}
+    return parts
+
+
+def _tied(config: Mapping[str, Any]) -> bool:
+    return bool(config.get("tie_word_embeddings", _FAMILIES[config["model_type"]].tied))
+
+
+def _layer_count(names: Mapping[str, Tensor]) -> int:
+    found = [match[1] for name in names if (match := re.search(r"(?:^|\.)layers\.(\d{1,6})\.", name))]
+    return max(map(int, found), default=-1) + 1
+
+
+def _differs(key: str, message: str) -> Finding:
+    return error("structure_differs", f"config.json: {key}", message=message, remedy=_REMEDY)
