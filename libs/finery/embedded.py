@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import os
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from finery_contracts.access import ProjectCreated
+from finery_contracts.errors import Conflict, Unavailable
 from finery_kit.bus import INBOX
 from finery_kit.bus_init import bus_init
 from finery_kit.bus_init import watch as watch_bus
@@ -72,12 +75,14 @@ async def house(options: Options) -> AsyncIterator[Ready]:
     """Everything, started; stopped on leaving."""
     home = prepare_home(options.home)
     with lock_home(home):
-        set_up_logs(home / "finery.log", options.log_level)
+        _check_port(options)
+        logs = set_up_logs(home / "finery.log", options.log_level)
         nats = NatsServer(home, bytes.fromhex((home / "secret").read_text().strip()), port=_bus_port(home))
         await nats.start(_known_projects(home))
         executor = LocalExecutor()
         try:
             async with _services(options, home, nats, executor):
+                await _answers(options)
                 project = await _default_project(home)
                 ready = Ready(
                     url=f"http://{options.host}:{options.port}", api_key=operator_key(home), home=str(home),
@@ -88,6 +93,8 @@ async def house(options: Options) -> AsyncIterator[Ready]:
         finally:
             await executor.close()
             await nats.stop()
+            logging.getLogger().removeHandler(logs)
+            logs.close()
 
 
 @contextlib.asynccontextmanager
@@ -200,6 +207,28 @@ async def _default_project(home: Path) -> str:
             return min(known)
         await asyncio.sleep(0.01)
     raise RuntimeError("the default project was not made")
+
+
+def _check_port(options: Options) -> None:
+    """Raises Conflict when somebody else listens there."""
+    try:
+        socket.create_server((options.host, options.port)).close()
+    except OSError as fault:
+        raise Conflict(
+            f"port {options.port} of {options.host} cannot be had ({fault.strerror}); take another --port",
+            code="port_taken",
+        ) from fault
+
+
+async def _answers(options: Options) -> None:
+    """Wait until the public port answers."""
+    for _ in range(1000):
+        with contextlib.suppress(OSError):
+            _, writer = await asyncio.open_connection(options.host, options.port)
+            writer.close()
+            return
+        await asyncio.sleep(0.01)
+    raise Unavailable("the gateway did not get ready", code="gateway_failed")
 
 
 def _bus_port(home: Path) -> int:

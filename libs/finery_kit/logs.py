@@ -32,8 +32,8 @@ class JsonLines(logging.Formatter):
         return _SECRET.sub(lambda m: next(filter(None, m.groups())) + "…", json.dumps(line, default=str))
 
 
-def set_up_logs(file: Path | None, level: str) -> None:
-    """Log to a file that turns over, or to standard error."""
+def set_up_logs(file: Path | None, level: str) -> logging.Handler:
+    """Log to a file that turns over, or to standard error; the answer is for whoever wants to close it."""
     handler: logging.Handler = (
         logging.handlers.RotatingFileHandler(file, maxBytes=MAX_BYTES, backupCount=3)
         if file is not None
@@ -44,3 +44,4 @@ def set_up_logs(file: Path | None, level: str) -> None:
     root.handlers = [handler]
     root.setLevel(logging.WARNING)
     logging.getLogger("finery").setLevel(level)
+    return handler

@@ -100,8 +100,11 @@ class Service:
     async def _end(self) -> None:
         for hook in self.before_stop:
             await hook()
-        for task in self._running:
-            task.cancel()
+        waiting = set(self._running)
+        while waiting:  # asked again: before Python 3.12 wait_for, which nats-py uses, can lose a cancellation
+            for task in waiting:
+                task.cancel()
+            _, waiting = await asyncio.wait(waiting, timeout=0.5)
         await asyncio.gather(*self._running, return_exceptions=True)
 
     async def _close(self) -> None:

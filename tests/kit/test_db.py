@@ -232,7 +232,7 @@ async def test_closing_finishes_what_was_handed_in_and_refuses_the_rest(url: str
     await asyncio.sleep(0)
 
     closing = asyncio.create_task(asyncio.to_thread(database.close))
-    while database._writer is not None:  # noqa: ASYNC110 - the thread that closes tells nobody
+    while database._writer is not None:
         await asyncio.sleep(0)
     with pytest.raises(Unavailable, match="stopping"):
         await database.write(lambda tx: add(tx, "too late"))

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
 import subprocess
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import nats
 import pytest
 from nats.aio.client import Client
+from sqlalchemy import create_engine
 from sqlmodel import col, select
 
 from finery_contracts.access import ProjectCreated, ProjectView
@@ -25,6 +28,9 @@ from finery_kit.db import Database, Transaction
 from finery_kit.delivery import DELIVERY_METADATA, OutboxRow, Relay, emit, events_since
 from finery_kit.nats_server import nats_binary
 from finery_kit.testing import free_port, nats_server
+
+POSTGRES_URL = os.environ.get("FINERY_TEST_POSTGRES_URL")
+needs_postgres = pytest.mark.skipif(not POSTGRES_URL, reason="no Postgres named")
 
 
 class Broker:
@@ -111,7 +117,7 @@ async def stored(client: Client) -> list[tuple[str, int, str]]:
 
 
 async def until_published(database: Database) -> None:
-    while not all(row.published for row in await outbox(database)):  # noqa: ASYNC110 - the relay tells nobody
+    while not all(row.published for row in await outbox(database)):
         await asyncio.sleep(0.02)
 
 
@@ -298,3 +304,68 @@ async def test_the_log_of_a_project_is_read_from_a_place_on(database: Database):
     rest = await database.read(lambda session: events_since(session, "proj_1", after=first[-1].seq or 0))
 
     assert [row.noun_version for row in (*first, *rest)] == [1, 2, 3]
+
+
+# --- Postgres: several replicas ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def replicas() -> Iterator[tuple[Database, Database]]:
+    made = (Database(str(POSTGRES_URL), DELIVERY_METADATA), Database(str(POSTGRES_URL), DELIVERY_METADATA))
+    for database in made:
+        database.open()
+    yield made
+    for database in made:
+        database.close()
+    engine = create_engine(str(POSTGRES_URL))
+    DELIVERY_METADATA.drop_all(engine)
+    engine.dispose()
+
+
+@needs_postgres
+async def test_of_two_relays_one_publishes_while_the_other_waits(
+    replicas: tuple[Database, Database], client: Client, monkeypatch: pytest.MonkeyPatch
+):
+    one, two = replicas
+    await one.write(lambda tx: [say(tx, f"proj_{n}", 1) for n in range(10)])
+    jetstream = client.jetstream()
+    real = jetstream.publish_async
+    publishing, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(*args, **kwargs):
+        publishing.set()
+        await go_on.wait()
+        return await real(*args, **kwargs)
+
+    monkeypatch.setattr(jetstream, "publish_async", slow)
+    first = asyncio.create_task(Relay(one, jetstream, "one").publish_page())
+    await asyncio.wait_for(publishing.wait(), 10)
+
+    assert await Relay(two, client.jetstream(), "two").publish_page() is False
+    assert await stored(client) == []
+    go_on.set()
+    await first
+
+    assert [project for project, _, _ in await stored(client)] == [f"proj_{n}" for n in range(10)]
+
+
+@needs_postgres
+async def test_a_later_fact_is_never_visible_before_an_earlier_one(replicas: tuple[Database, Database]):
+    one, two = replicas
+    held, go_on = threading.Event(), threading.Event()
+
+    def slow_commit(tx: Transaction) -> None:
+        say(tx, "proj_1", 1)
+        tx.before_commit.append(tx.session.flush)
+        tx.before_commit.append(lambda: (held.set(), go_on.wait(10)))
+
+    slow = asyncio.create_task(one.write(slow_commit))
+    await asyncio.to_thread(held.wait, 10)
+    quick = asyncio.create_task(two.write(lambda tx: say(tx, "proj_2", 1)))
+    done, _ = await asyncio.wait([quick], timeout=0.2)
+
+    assert not done
+    assert await outbox(one) == []
+    go_on.set()
+    await asyncio.gather(slow, quick)
+    assert [row.noun_id for row in await outbox(two)] == ["proj_1", "proj_2"]

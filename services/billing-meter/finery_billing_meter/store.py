@@ -126,7 +126,9 @@ def grouped(
     """The sums for each key and unit: days in their order, everything else with the largest amount first."""
     key, amount = _key(by), func.sum(LineRow.amount_parts)
     query = (
-        select(key, col(LineRow.unit), func.max(LineRow.name), func.sum(LineRow.quantity_parts), amount)
+        select(  # pyright: ignore[reportCallIssue] - sqlmodel types up to four columns
+            key, col(LineRow.unit), func.max(LineRow.name), func.sum(LineRow.quantity_parts), amount
+        )
         .where(*_started(project, since, until))
         .group_by(key, col(LineRow.unit))
         .order_by(*([key] if by == "day" else [amount.desc(), key]), col(LineRow.unit))

@@ -104,6 +104,7 @@ class LocalRunner:
         self._root = (home / "serve").resolve()
         self._starter = starter
         self._http: aiohttp.ClientSession | None = None
+        self._ends: set[asyncio.Task[int]] = set()
 
     async def open(self) -> None:
         """See ``InstanceRunner``."""
@@ -112,6 +113,10 @@ class LocalRunner:
 
     async def close(self) -> None:
         """See ``InstanceRunner``."""
+        ends = list(self._ends)
+        for end in ends:
+            end.cancel()
+        await asyncio.gather(*ends, return_exceptions=True)
         if self._http is not None:
             await self._http.close()
 
@@ -121,6 +126,10 @@ class LocalRunner:
         folder.mkdir(mode=0o700)
         (folder / "serve.json").write_text(job.model_dump_json(indent=1))
         process = await self._starter(ENGINE, folder)
+        # Nobody here asks for the status, but the executor lets go of what it holds for a process only at its end.
+        end = asyncio.create_task(process.wait(), name=f"end of {job.instance_id}")
+        self._ends.add(end)
+        end.add_done_callback(self._ends.discard)
         return Started(process.pid, birth_of(process.pid))
 
     def ready(self, instance_id: str) -> ServeReady | None:

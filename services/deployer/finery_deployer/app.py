@@ -22,7 +22,7 @@ from finery_deployer.supervisor import Supervisor
 from finery_kit.bus import Rpc, answer_requests, listen_to_facts
 from finery_kit.db import Database
 from finery_kit.delivery import DELIVERY_METADATA
-from finery_kit.executor import EngineProcess, LocalExecutor
+from finery_kit.executor import EngineProcess, Executor, LocalExecutor, Warmth
 from finery_kit.service import Hook, Service
 from finery_kit.storage import Storage
 
@@ -42,15 +42,17 @@ REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {
 }
 
 
-def build(settings: DeployerSettings, *, starter: Starter | None = None) -> Service:
+def build(settings: DeployerSettings, executor: Executor | None = None, *, starter: Starter | None = None) -> Service:
     """The service, ready to be started. ``starter`` says how instances are started; tests hand in their own."""
     database = Database(settings.database_for(NAME), DEPLOYER_METADATA, DELIVERY_METADATA)
     service = Service(NAME, settings, database)
     closing: list[Hook] = []
     if starter is None:
-        executor = LocalExecutor(settings.engines_root) if settings.engines_root else LocalExecutor()
-        starter = partial(_start_engine, executor, warm=settings.deployer_warm)
-        closing.append(executor.close)
+        if executor is None:
+            own = LocalExecutor(settings.engines_root) if settings.engines_root else LocalExecutor()
+            closing.append(own.close)
+            executor = own
+        starter = partial(_start_engine, executor, warm="always" if settings.deployer_warm else "never")
     runner = LocalRunner(settings.home, starter)
     routes = RoutePublisher(database, lambda: service.jetstream)
     supervisor = Supervisor(
@@ -79,5 +81,5 @@ def _wake(*sleepers: Callable[[], None]) -> None:
         wake()
 
 
-async def _start_engine(executor: LocalExecutor, module: str, folder: Path, *, warm: bool) -> EngineProcess:
+async def _start_engine(executor: Executor, module: str, folder: Path, *, warm: Warmth) -> EngineProcess:
     return await executor.start(module, folder, environment="ml", warm=warm, life_line=False)

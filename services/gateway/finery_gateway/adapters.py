@@ -39,6 +39,8 @@ from finery_kit import bus
 log = logging.getLogger("finery.gateway")
 R = TypeVar("R", bound=Record)
 LOOK_UPS_A_SECOND = 100.0
+LISTINGS_A_SECOND = 20.0
+LISTING_KEPT_S = 5.0
 LOOK_UP_S = 2.0
 STARTING_LOOK_S = 0.5
 RETRY_S = 1.0
@@ -57,6 +59,7 @@ class Mirror(Generic[R]):
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     version: int = 0
     _budget: TokenBucket = field(default_factory=lambda: TokenBucket.full(LOOK_UPS_A_SECOND, time.monotonic()))
+    _listings: TokenBucket = field(default_factory=lambda: TokenBucket.full(LISTINGS_A_SECOND, time.monotonic()))
 
     async def run(self) -> None:
         """Follow the bucket. Until cancelled; while the bus is away, what is known stays known."""
@@ -84,11 +87,13 @@ class Mirror(Generic[R]):
 
     async def look_under(self, prefix: str) -> None:
         """Read all entries ``prefix.*`` from their source."""
-        if self._budget.take(time.monotonic()) > 0:
+        if self._listings.take(time.monotonic()) > 0:
             return
         with contextlib.suppress(nats.errors.Error, APIError, TimeoutError):
             async with asyncio.timeout(LOOK_UP_S):
-                watcher = await (await self.jetstream().key_value(self.bucket)).watch(f"{prefix}.*")
+                bucket = await self.jetstream().key_value(self.bucket)
+                # The server keeps the reader's place for that long after it has left.
+                watcher = await bucket.watch(f"{prefix}.*", inactive_threshold=LISTING_KEPT_S)
                 try:
                     async for entry in watcher:
                         if entry is None:
@@ -192,10 +197,11 @@ class Waker:
 
     async def close(self) -> None:
         """Wait for nobody any more."""
-        tasks = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        waiting = set(self._under_way.values())
+        while waiting:  # asked again: before Python 3.12 wait_for, which nats-py uses, can lose a cancellation
+            for task in waiting:
+                task.cancel()
+            _, waiting = await asyncio.wait(waiting, timeout=0.5)
 
     async def _start(self, grant: KeyGrant, name: str) -> Route:
         actor = Actor.model_validate(grant.model_dump())

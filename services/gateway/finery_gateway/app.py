@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Callable
 
 import aiohttp
@@ -14,6 +15,7 @@ from pydantic import BaseModel
 from finery_contracts.access import KeyGrant
 from finery_contracts.deployments import Route
 from finery_contracts.envelope import Event
+from finery_contracts.errors import Unavailable
 from finery_contracts.streams import KV_KEYS, KV_ROUTES
 from finery_gateway.adapters import Directory, Mirror, Waker
 from finery_gateway.handlers import Completions
@@ -48,7 +50,7 @@ def build(settings: GatewaySettings) -> Service:
     async def open_journal() -> None:
         await asyncio.to_thread(journal.open)
 
-    service.before_start.append(open_journal)
+    service.before_start += [server.bind, open_journal]
     service.loops += [directory.keys.run, directory.routes.run, shipper.run, server.run]
     service.before_stop += [server.close, waker.close, shipper.finish, journal.close]
     return service
@@ -59,12 +61,33 @@ class Server:
 
     def __init__(self, settings: GatewaySettings, directory: Directory, waker: Waker, journal: Journal) -> None:
         self._settings, self._directory, self._waker, self._journal = settings, directory, waker, journal
+        self._secret = settings.secret
+        self._socket: socket.socket | None = None
         self._runner: web.AppRunner | None = None
         self._clients: list[aiohttp.ClientSession] = []
 
+    async def bind(self) -> None:
+        """Take the port; calls that come now wait.
+
+        Raises:
+            Unavailable: somebody else has it.
+        """
+        host, port = self._settings.gateway_host, self._settings.gateway_port
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            self._socket = socket.create_server((host, port), family=family, backlog=1024)
+        except OSError as fault:
+            raise Unavailable(
+                f"the gateway cannot listen on {host}:{port}: {fault.strerror}; set FINERY_GATEWAY_HOST and _PORT",
+                code="port_taken",
+            ) from fault
+
     async def run(self) -> None:
-        """Listen, once keys and routes are known, so that no good key is refused at the start."""
-        await self.close()
+        """Answer, once keys and routes are known, so that no good key is refused at the start."""
+        if self._runner is not None:
+            await self.close()
+        if self._socket is None:
+            await self.bind()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_LOAD_S):
                 await self._directory.keys.loaded.wait()
@@ -75,7 +98,8 @@ class Server:
             auto_decompress=False, shutdown_timeout=DRAIN_S,
         )  # fmt: skip
         await self._runner.setup()
-        await web.TCPSite(self._runner, self._settings.gateway_host, self._settings.gateway_port).start()
+        assert self._socket is not None
+        await web.SockSite(self._runner, self._socket, backlog=1024).start()
         log.info("gateway_listens", extra={"port": self._settings.gateway_port})
 
     async def close(self) -> None:
@@ -83,6 +107,9 @@ class Server:
         if self._runner is not None:
             await self._runner.cleanup()
             self._runner = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
         for client in self._clients:
             await client.close()
         self._clients.clear()
@@ -90,7 +117,7 @@ class Server:
     def _application(self) -> web.Application:
         silence_s = self._settings.gateway_silence_s
         completions = Completions(
-            self._settings, self._settings.secret, self._directory, self._waker, self._journal,
+            self._settings, self._secret, self._directory, self._waker, self._journal,
             self._client(aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=silence_s)),
         )  # fmt: skip
         proxy = StudioProxy(self._settings.studio_url, self._client(aiohttp.ClientTimeout(total=None, sock_connect=5)))

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
@@ -48,6 +49,7 @@ class Call:
     grant: KeyGrant | None = None
     route: Route | None = None
     model: str = ""
+    response: web.StreamResponse | None = None
     recorded: bool = False
 
 
@@ -153,23 +155,24 @@ class Completions:
         }  # fmt: skip
         url = f"{route.url}{call.request.path}"
         stream = AnswerStream(strip_usage=not ask.wants_usage)
-        sent = False
         try:
             async with self.http.post(url, data=domain.forwarded(ask, body, route), headers=headers) as upstream:
-                sent = True
                 if upstream.status in (401, 403):
                     raise _unreachable(route)
                 if upstream.status == 200 and upstream.content_type == "text/event-stream":
                     return await self._stream(call, upstream, stream)
                 return await self._whole(call, upstream)
-        except aiohttp.ClientConnectorError:
+        except asyncio.CancelledError:
+            self._record(call, CLIENT_LEFT, stream.tokens)
             raise
-        except (aiohttp.ClientError, TimeoutError) as fault:
-            raise _unreachable(route) from fault
-        except (asyncio.CancelledError, ConnectionError):
-            if sent or not call.recorded:
-                self._record(call, CLIENT_LEFT, stream.tokens)
-            raise
+        except (aiohttp.ClientError, OSError) as fault:
+            if call.response is None and isinstance(fault, aiohttp.ClientConnectorError):
+                raise
+            if call.response is None:
+                raise _unreachable(route) from fault
+            # What the instance does wrong once the answer has begun is dealt with there: the caller is gone.
+            self._record(call, CLIENT_LEFT, stream.tokens)
+            return call.response
 
     async def _whole(self, call: Call, upstream: aiohttp.ClientResponse) -> web.Response:
         body = await upstream.read()
@@ -179,16 +182,12 @@ class Completions:
     async def _stream(self, call: Call, upstream: aiohttp.ClientResponse, stream: AnswerStream) -> web.StreamResponse:
         response = web.StreamResponse(headers={**_headers(upstream, call.id), "Cache-Control": "no-cache"})
         await response.prepare(call.request)
-        broken: FineryError | None = None
-        try:
-            async for data in upstream.content.iter_any():
-                out = stream.feed(data)
-                if out:
-                    await response.write(out)
-        except (aiohttp.ClientPayloadError, aiohttp.ServerDisconnectedError, TimeoutError, aiohttp.SocketTimeoutError):
-            broken = _unreachable(call.route)
-        if not stream.whole and broken is None:
-            broken = _unreachable(call.route)
+        call.response = response
+        async for data in _until_cut(upstream):
+            out = stream.feed(data)
+            if out:
+                await response.write(out)
+        broken: FineryError | None = None if stream.whole else _unreachable(call.route)
         try:
             await self._record(call, broken.status if broken else 200, stream.tokens)
         except Unavailable as fault:
@@ -212,6 +211,18 @@ class Completions:
             status=status,
         )  # fmt: skip
         return self.journal.post(usage)
+
+
+async def _until_cut(upstream: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    """What the instance sends, until its end or until it is gone."""
+    while True:
+        try:
+            data = await upstream.content.readany()
+        except (aiohttp.ClientError, OSError):
+            return
+        if not data:
+            return
+        yield data
 
 
 def refused(fault: FineryError, request_id: str) -> web.Response:

@@ -57,17 +57,21 @@ async def _pass_on(request: web.Request, upstream: aiohttp.ClientResponse) -> we
     for name, value in _end_to_end(upstream.headers).items():
         response.headers.add(name, value)
     await response.prepare(request)
-    try:
-        async for data in upstream.content.iter_any():
-            await response.write(data)
-    except (aiohttp.ClientError, TimeoutError) as fault:
-        # Half an answer is out: cut the connection, so that nobody takes it for the whole.
-        log.warning("studio_cut_off", extra={"error": repr(fault)})
-        if request.transport is not None:
-            request.transport.abort()
-        return response
-    await response.write_eof()
-    return response
+    while True:
+        try:
+            data = await upstream.content.readany()
+        except (aiohttp.ClientError, OSError) as fault:
+            # Half an answer is out: cut the connection, so that nobody takes it for the whole.
+            log.warning("studio_cut_off", extra={"error": repr(fault)})
+            if request.transport is not None:
+                request.transport.abort()
+            return response
+        try:
+            await (response.write(data) if data else response.write_eof())
+        except ConnectionError:  # the caller left
+            return response
+        if not data:
+            return response
 
 
 def _sent_on(request: web.Request) -> CIMultiDict[str]:

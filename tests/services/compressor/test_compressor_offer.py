@@ -17,7 +17,7 @@ async def test_whoever_asks_for_compression_learns_what_will_come_and_what_to_us
     with nats_server(tmp_path / "nats") as url:
         service = build(CompressorSettings(nats_url=url, home=tmp_path))
         async with running(service):
-            with pytest.raises(NotOffered, match="not offered yet.*will.*until then") as caught:
+            with pytest.raises(NotOffered, match=r"not offered yet.*will.*until then") as caught:
                 await ask(service.client, "compressor", "offer", Record(), Record)
 
     assert caught.value.error_code == "not_offered_yet"

@@ -51,9 +51,11 @@ class Child:
 
     pid: int
     process: subprocess.Popen[bytes]
+    ended: asyncio.Future[int]
 
     async def wait(self) -> int:
-        return await asyncio.to_thread(self.process.wait)
+        """The exit status."""
+        return await asyncio.shield(self.ended)
 
 
 @dataclass
@@ -174,9 +176,16 @@ class Bench:
 
     async def _start(self, module: str, folder: Path) -> Child:
         process = _spawn(folder)
-        # Reaped at once, as init reaps the orphans of a deployer that died.
-        threading.Thread(target=process.wait, daemon=True).start()
-        child = Child(process.pid, process)
+        loop = asyncio.get_running_loop()
+        child = Child(process.pid, process, loop.create_future())
+
+        def reap() -> None:
+            """At once, as init reaps the orphans of a deployer that died."""
+            status = process.wait()
+            with contextlib.suppress(RuntimeError):  # the test is over
+                loop.call_soon_threadsafe(child.ended.set_result, status)
+
+        threading.Thread(target=reap, daemon=True).start()
         self.children.append(child)
         return child
 

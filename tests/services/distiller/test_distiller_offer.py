@@ -17,7 +17,7 @@ async def test_whoever_asks_for_distillation_learns_what_will_come_and_what_to_u
     with nats_server(tmp_path / "nats") as url:
         service = build(DistillerSettings(nats_url=url, home=tmp_path))
         async with running(service):
-            with pytest.raises(NotOffered, match="not offered yet.*will.*until then") as caught:
+            with pytest.raises(NotOffered, match=r"not offered yet.*will.*until then") as caught:
                 await ask(service.client, "distiller", "offer", Record(), Record)
 
     assert caught.value.error_code == "not_offered_yet"

@@ -57,7 +57,8 @@ class CanonicalWriter:
         self._offsets.append(len(self._turns))
         self._tools.append(sample.tools)
         self._lines.append(sample.place.number)
-        self._characters += sum(len(turn.content) for turn in sample.turns)
+        for turn in sample.turns:
+            self._characters += len(turn.content)
         if len(self._lines) >= _GROUP_RECORDS or self._characters >= _GROUP_CHARACTERS:
             self._write_group()
 
@@ -89,7 +90,7 @@ class CanonicalWriter:
         if not self._lines:
             return
         by_field = zip(*self._turns, strict=True)
-        columns = [pa.array(column, part.type) for part, column in zip(_MESSAGE, by_field, strict=True)]
+        columns = [_column_of(column, part.type) for part, column in zip(_MESSAGE, by_field, strict=True)]
         messages = pa.ListArray.from_arrays(
             pa.array(self._offsets, pa.int32()), pa.StructArray.from_arrays(columns, fields=list(_MESSAGE))
         )
@@ -97,3 +98,8 @@ class CanonicalWriter:
         self._pending.result()
         self._pending = self._threads.submit(self._writer.write_batch, pa.record_batch(arrays, schema=SCHEMA))
         self._start_group()
+
+
+def _column_of(values: tuple[object, ...], kind: pa.DataType) -> pa.Array:
+    """Most columns hold nothing, and nothing need not be converted value by value."""
+    return pa.nulls(len(values), kind) if values.count(None) == len(values) else pa.array(values, kind)

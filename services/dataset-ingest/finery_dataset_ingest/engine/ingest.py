@@ -6,7 +6,10 @@ published of a file that fails: out/ then holds the report alone.
 
 from __future__ import annotations
 
+import gc
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TextIO
@@ -63,7 +66,7 @@ def ingest(work: JobFolder) -> IngestOutput:
         with source.open("rb") as file, (work.out / "report.jsonl").open("w", encoding="utf-8") as report:
             chosen = choose_format(file, stated=spec.format, filename=spec.filename)
             faults = _Faults(spec.filename, report)
-            with work.span("read", format=chosen.name) as facts:
+            with work.span("read", format=chosen.name) as facts, _collector_at_rest():
                 _stream(work, file, chosen, writer=writer, tally=tally, faults=faults)
                 facts.update(records=tally.records, bad_records=faults.records)
         _judge(spec, tally, faults)
@@ -121,6 +124,18 @@ def _stream(
     except FileUnreadable as broken:
         faults.add(Flawed((broken.fault,)))
         faults.unreadable = broken.fault
+
+
+@contextmanager
+def _collector_at_rest() -> Iterator[None]:
+    """Records hold no cycles, so counting references frees them; looking for cycles would take a fifth of the time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _judge(spec: IngestSpec, tally: Tally, faults: _Faults) -> None:

@@ -26,7 +26,7 @@ _KEYS = {
 _MUST_BE_NULL = ("refusal", "audio", "function_call")
 _TOP_KEYS = frozenset({"messages", "tools", "parallel_tool_calls"})
 _MAX_FAULTS = 20
-_PLAIN = frozenset({"role", "content"})
+_PLAIN_ROLES = frozenset({"system", "user", "assistant"})
 _SPEAKERS = ("user", "assistant")
 
 
@@ -50,7 +50,7 @@ def sample_of(record: Any, place: Place) -> Sample | Flawed:
         messages = _messages_of(record)
         for index, message in enumerate(messages):
             try:
-                turns.append(_turn_of(message, f"messages[{index}]"))
+                turns.append(_plain_turn(message) or _turn_of(message, f"messages[{index}]"))
             except _Wrong as wrong:
                 faults.append(wrong.at(place))
         tools = _tools_of(record.get("tools"))
@@ -86,13 +86,21 @@ def _messages_of(record: Any) -> list[Any]:
     return messages
 
 
+def _plain_turn(message: Any) -> Turn | None:
+    """The turn at once when nothing is to be judged, as with most messages: a role and a plain text, no more."""
+    if type(message) is not dict or len(message) != 2:
+        return None
+    role, content = message.get("role"), message.get("content")
+    if type(role) is not str or role not in _PLAIN_ROLES or type(content) is not str:
+        return None
+    return Turn(role, content) if content and content.isascii() and not content.isspace() else None
+
+
 def _turn_of(message: Any, field: str) -> Turn:
     if not isinstance(message, dict):
         reason = f"{field} is {_kind(message)}, not an object"
         raise _Wrong(field, "message_not_an_object", reason=reason, remedy="write role and content as an object")
     role = _role_of(message, field)
-    if message.keys() == _PLAIN and role != "tool":
-        return Turn(role, _content_of(message, role, field))
     _check_keys(message, role, field)
     calls = _tool_calls_of(message.get("tool_calls"), f"{field}.tool_calls")
     return Turn(

@@ -11,7 +11,6 @@ from transformers.utils import logging as transformers_logging
 
 from finery_contracts.jobs import Finding
 from finery_weight_validator.engine.findings import error, warning
-from finery_weight_validator.engine.tokenizer import LOAD_FAULTS
 
 _NEW_TOKENS = 4
 _SAVE_AGAIN = "save model and config together with save_pretrained, and validate again"
@@ -33,7 +32,7 @@ def prove(view: Path, tokenizer: PreTrainedTokenizerBase, *, threads: int) -> li
     except ImportError as fault:
         remedy = "nothing to do if the engine that will serve it has that package"
         return [warning("weights_not_tried", view.name, message=f"loading needs more: {fault}", remedy=remedy)]
-    except LOAD_FAULTS as fault:
+    except Exception as fault:  # foreign loaders on hostile files have no error tree of their own
         return [_not_loadable(f"transformers cannot load the weights: {str(fault)[:400]}")]
     missing = sorted(loading["missing_keys"])
     if missing:
@@ -65,7 +64,7 @@ def _generate(model: Any, tokenizer: PreTrainedTokenizerBase) -> list[Finding]:
             top_k=None,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
         )
-    except LOAD_FAULTS as fault:
+    except Exception as fault:  # the same
         return [_not_loadable(f"it loads, but cannot generate: {type(fault).__name__}: {str(fault)[:400]}")]
     return []
 

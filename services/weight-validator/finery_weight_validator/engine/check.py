@@ -15,7 +15,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -92,7 +92,9 @@ def _inspect(work: JobFolder, spec: ValidateSpec, found: Survey, report: _Report
         _compare(config, weights, report)
     with _stage(work, "values"):
         _scan(work, weights, report)
-    with _stage(work, "tokenizer"), _clean_view(work, found) as view:
+    config_faulty = any(finding.where.startswith("config.json") for finding in errors_of(report.findings))
+    left_out = {"config.json"} if config_faulty else set()
+    with _stage(work, "tokenizer"), _clean_view(work, found, left_out=left_out) as view:
         loaded, faults = tokenizer.load(view)
         tokens = tokenizer.special_tokens(loaded) if loaded else {}
         report.findings += faults + tokenizer.template_findings(tokenizer.template_of(found), tokens=tokens)
@@ -171,12 +173,14 @@ def _prove(work: JobFolder, spec: ValidateSpec, view: Path, loaded: Any, report:
 
 
 @contextmanager
-def _clean_view(work: JobFolder, found: Survey) -> Iterator[Path]:
+def _clean_view(work: JobFolder, found: Survey, *, left_out: Collection[str] = ()) -> Iterator[Path]:
     """A folder of links to the usable files alone: what was refused cannot be reached by a library."""
     view = work.folder / "view" / (found.folder.name or "model")
     view.mkdir(parents=True)
     try:
         for name, path in found.usable.items():
+            if name in left_out:
+                continue
             (view / name).symlink_to(path.resolve())
         yield view
     finally:

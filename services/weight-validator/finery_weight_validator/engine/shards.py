@@ -73,6 +73,8 @@ def _index_findings(found: Survey, weights: Weights) -> list[Finding]:
     if SINGLE in found.usable or INDEX not in found.usable:
         return findings
     stated = _weight_map(found)
+    if stated and not isinstance(_index_of(found).get("metadata"), dict):
+        findings.append(_incomplete(f"{INDEX}: metadata", "it lacks metadata, without which transformers stops"))
     if not stated:
         return [*findings, _incomplete(INDEX, "it holds no weight_map of tensor to file")]
     for name in sorted({str(file) for file in stated.values()} - found.usable.keys()):
@@ -87,11 +89,15 @@ def _index_findings(found: Survey, weights: Weights) -> list[Finding]:
 
 
 def _weight_map(found: Survey) -> dict[str, object]:
+    stated = _index_of(found).get("weight_map")
+    return stated if isinstance(stated, dict) else {}
+
+
+def _index_of(found: Survey) -> dict[str, object]:
     try:
-        stated = read_json(found.usable[INDEX]).get("weight_map")
+        return read_json(found.usable[INDEX])
     except (OSError, ValueError):
         return {}
-    return stated if isinstance(stated, dict) else {}
 
 
 def _incomplete(where: str, message: str) -> Finding:

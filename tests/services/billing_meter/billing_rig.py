@@ -1,0 +1,140 @@
+"""What the billing meter's tests are made of: builders of facts, and the service without a bus."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
+
+from sqlmodel import col, select
+
+from finery_billing_meter.app import REQUESTS, routes
+from finery_billing_meter.requests import Desk
+from finery_billing_meter.store import LineRow
+from finery_contracts.access import Actor, Role
+from finery_contracts.billing import HourPrice, LedgerLine, PriceList, TokenPrice
+from finery_contracts.deployments import (
+    DeploymentInstanceEnded,
+    DeploymentState,
+    DeploymentView,
+    InstanceEndedData,
+    InstanceInterval,
+)
+from finery_contracts.envelope import Event
+from finery_contracts.ids import new_id
+from finery_contracts.jobs import TaskKind
+from finery_contracts.tasks import (
+    AttemptEndedData,
+    AttemptView,
+    EndReason,
+    RunInterval,
+    TaskAttemptEnded,
+    TaskState,
+    TaskView,
+)
+from finery_contracts.usage import CallUsage, UsageBatch, UsageRecorded
+from finery_kit.bus import Call, apply_once
+from finery_kit.db import Database
+from finery_kit.delivery import OutboxRow
+
+AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
+PRICES = PriceList(
+    currency="USD",
+    flavours={
+        "cpu": [HourPrice(valid_from=datetime(2026, 1, 1, tzinfo=UTC), per_hour=Decimal("0.12"))],
+        "gpu": [
+            HourPrice(valid_from=datetime(2026, 1, 1, tzinfo=UTC), per_hour=Decimal("2.40")),
+            HourPrice(valid_from=AT, per_hour=Decimal("3.00")),
+        ],
+    },
+    tokens=[
+        TokenPrice(valid_from=datetime(2026, 1, 1, tzinfo=UTC), prompt=Decimal(0), completion=Decimal(0)),
+        TokenPrice(valid_from=AT, prompt=Decimal("0.0000002"), completion=Decimal("0.0000006")),
+    ],
+)
+
+
+def fact(kind: type[Event], noun_id: str, *, project: str, version: int, data) -> Event:
+    return kind(
+        id=new_id("evt"), type=kind.type_name(), source=f"finery/{kind.SAID_BY}", subject=f"{kind.NOUN}/{noun_id}",
+        time=AT, project=project, nounversion=version, data=data,
+    )  # fmt: skip
+
+
+def attempt_ended(
+    task: str = "task_1", *, attempt: int = 1, running_s: float = 3600.0, reason: EndReason = EndReason.SUCCEEDED,
+    flavour: str = "cpu", instances: int = 1, started_at: datetime = AT, project: str = "proj_1", user: str = "user_1",
+) -> TaskAttemptEnded:  # fmt: skip
+    interval = RunInterval(
+        attempt=attempt, started_at=started_at, running_s=running_s, reason=reason, billed=reason.billed
+    )
+    view = TaskView(
+        id=task, project=project, kind=TaskKind.TUNE, name=f"name of {task}", state=TaskState.RUNNING,
+        version=attempt * 3, created_by=user, flavour=flavour, instances=instances, created_at=started_at,
+    )  # fmt: skip
+    tried = AttemptView(number=attempt, worker="w", state="ended", reason=reason, claimed_at=started_at)
+    data = AttemptEndedData(task=view, attempt=tried, interval=interval)
+    made = fact(TaskAttemptEnded, task, project=project, version=attempt * 3, data=data)
+    assert isinstance(made, TaskAttemptEnded)
+    return made
+
+
+def instance_ended(
+    deployment: str = "dep_1", *, instance: str = "inst_1", n: int = 1, running_s: float = 1800.0, billed: bool = True,
+    started_at: datetime = AT, project: str = "proj_1", version: int | None = None,
+) -> DeploymentInstanceEnded:  # fmt: skip
+    view = DeploymentView(
+        id=deployment, project=project, name=f"name of {deployment}", model="model_1", model_name="m", qps=1,
+        state=DeploymentState.STOPPED, version=version or n, created_by="user_2", created_at=started_at, instances=3,
+    )  # fmt: skip
+    interval = InstanceInterval(instance=instance, n=n, started_at=started_at, running_s=running_s, billed=billed)
+    data = InstanceEndedData(deployment=view, interval=interval)
+    made = fact(DeploymentInstanceEnded, deployment, project=project, version=version or n, data=data)
+    assert isinstance(made, DeploymentInstanceEnded)
+    return made
+
+
+def call_of(deployment: str, key: str, prompt: int, completion: int, *, at: datetime = AT) -> CallUsage:
+    return CallUsage(
+        request_id=new_id("req"), at=at, project="proj_1", key=key, deployment=deployment, model="m",
+        prompt_tokens=prompt, completion_tokens=completion, duration_ms=1, status=200,
+    )  # fmt: skip
+
+
+def usage_recorded(
+    calls: Sequence[CallUsage], *, segment: str = "seg_1", offset: int = 0, project: str = "proj_1"
+) -> UsageRecorded:
+    data = UsageBatch(segment=segment, offset=offset, calls=list(calls))
+    made = fact(UsageRecorded, segment, project=project, version=offset + 1, data=data)
+    assert isinstance(made, UsageRecorded)
+    return made
+
+
+@dataclass
+class Rig:
+    """The billing meter without a bus."""
+
+    database: Database
+    prices: PriceList = PRICES
+
+    async def hear(self, event: Event) -> bool:
+        handler = routes(self.prices)[type(event)]
+        return await self.database.write(lambda tx: apply_once(tx, event, handler))
+
+    async def hear_past_the_inbox(self, event: Event) -> None:
+        handler = routes(self.prices)[type(event)]
+        await self.database.write(lambda tx: handler(tx, event))
+
+    async def ask(self, verb: str, *, project: str = "proj_1", **body):
+        kind, answer = REQUESTS[verb]
+        actor = Actor(project=project, project_name="p", user="user_1", key="key_1", role=Role.READ)
+        return await answer(Desk(self.database, self.prices), Call(kind.model_validate(body), actor, None))
+
+    async def lines(self) -> list[LedgerLine]:
+        return await self.database.read(
+            lambda session: [row.view() for row in session.exec(select(LineRow).order_by(col(LineRow.key)))]
+        )
+
+    async def said(self) -> list[OutboxRow]:
+        return await self.database.read(lambda session: list(session.exec(select(OutboxRow))))
