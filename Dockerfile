@@ -12,7 +12,8 @@ COPY contracts contracts
 COPY libs libs
 COPY services services
 RUN python -m venv .venv \
-    && .venv/bin/pip install --no-cache-dir ".[client,postgres,services,studio]"
+    && .venv/bin/pip install --no-cache-dir --constraint libs/finery_kit/locks/control.txt \
+        ".[client,postgres,services,studio]"
 
 FROM build-control AS build-ml
 # Engine environments lie beside the control plane's own: .venv and .engines are neighbours.

@@ -63,6 +63,7 @@ class Attempt:
     _seq: int = 0
     _phase: Phase = Phase.PREPARING
     _claimed_at: float = field(default_factory=time.monotonic)
+    _started_at: float = 0.0
     _running_at: float | None = None
     _ended_at: float | None = None
     _progress: TaskProgress = field(default_factory=TaskProgress)
@@ -100,7 +101,7 @@ class Attempt:
         process = await self.executor.start(
             self.engine.module, self.folder, environment=self.engine.environment, warm=self.engine.warm
         )
-        self._process = process
+        self._process, self._started_at = process, time.monotonic()
         if self._stop_reason is not None:
             self._end_process()
         heart = asyncio.create_task(self._heartbeat())
@@ -196,7 +197,9 @@ class Attempt:
             if line.checkpoint is not None:
                 await asyncio.to_thread(self._keep_checkpoint, line.checkpoint)
         if self._phase is Phase.RUNNING and self._running_at is None:
-            self._running_at = time.monotonic()
+            # The engine's own clock says when it began to run; reading its files comes a moment later.
+            began = min((n.at for n in news if n.phase is Phase.RUNNING), default=0.0)
+            self._running_at = min(self._started_at + began, self._ended_at or time.monotonic())
         return before != (self._phase, len(self._checkpoints))
 
     def _keep_checkpoint(self, checkpoint: CheckpointRef) -> None:

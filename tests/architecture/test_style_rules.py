@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -87,6 +88,14 @@ def test_functions_take_flags_by_name_only(source: Source) -> None:
     ]
 
     assert flags == []
+
+
+def test_no_two_test_modules_share_a_name() -> None:
+    """pytest imports a test by its bare name, unless its folder is a package."""
+    loose = [source.path for source in ALL if source.is_test and not (source.path.parent / "__init__.py").exists()]
+    names = Counter(path.stem for path in loose if path.stem != "conftest")
+
+    assert [name for name, times in names.items() if times > 1] == []
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda folder: folder.name)

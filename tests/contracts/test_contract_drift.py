@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import yaml
@@ -140,3 +142,27 @@ def test_asyncapi_names_every_service_that_speaks(rendered: render.Documents) ->
     speakers = {name.split(".")[0] for name in document["channels"]}
     assert document["asyncapi"] == "3.0.0"
     assert {"studio", "trainer", "deployer", "gateway", "notifier", "billing-meter"} <= speakers
+
+
+@pytest.mark.parametrize("name", ["schemas/openapi.json", "schemas/asyncapi.yaml"])
+def test_every_reference_leads_somewhere(rendered: render.Documents, name: str) -> None:
+    document = yaml.safe_load(rendered[name])
+
+    dangling = [reference for reference in _references(document) if not _leads_somewhere(document, reference)]
+
+    assert dangling == []
+
+
+def _references(node: Any) -> Iterator[str]:
+    if isinstance(node, dict):
+        yield from ([node["$ref"]] if isinstance(node.get("$ref"), str) else [])
+        node = list(node.values())
+    if isinstance(node, list):
+        for item in node:
+            yield from _references(item)
+
+
+def _leads_somewhere(document: Any, reference: str) -> bool:
+    for step in reference.removeprefix("#/").split("/"):
+        document = document.get(unquote(step).replace("~1", "/").replace("~0", "~")) if document else None
+    return document is not None

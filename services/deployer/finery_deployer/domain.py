@@ -26,6 +26,7 @@ from finery_contracts.deployments import (
 )
 from finery_contracts.envelope import Event
 from finery_contracts.errors import Conflict, ErrorBody, InvalidRequest
+from finery_contracts.jobs import ServeStatus
 from finery_contracts.model import Record
 
 State = DeploymentState
@@ -193,6 +194,11 @@ def rests_after_failure(view: DeploymentView, now: datetime, *, rest_s: float) -
     return (
         view.state is State.FAILED and view.stopped_at is not None and now < view.stopped_at + timedelta(seconds=rest_s)
     )
+
+
+def is_idle(status: ServeStatus, idle_stop_s: float | None) -> bool:
+    """True for an instance that has had nothing to do for as long as its deployment allows."""
+    return idle_stop_s is not None and status.active == 0 and status.idle_s >= idle_stop_s
 
 
 def served_name(view: DeploymentView, openai_name: str | None) -> str:

@@ -18,7 +18,7 @@ from typing import TypeVar
 
 from finery_contracts.deployments import DeploymentState
 from finery_contracts.errors import ErrorBody, FineryError
-from finery_contracts.jobs import ServeJob, ServeReady, ServeStatus
+from finery_contracts.jobs import ServeJob, ServeReady
 from finery_deployer import domain, lifecycle, store
 from finery_deployer.adapters import InstanceRunner
 from finery_deployer.domain import Wanted
@@ -80,12 +80,14 @@ class Supervisor:
         for row, instance in pairs:
             if row.id not in self._steps:
                 self._steps[row.id] = asyncio.create_task(self._step_safely(row, instance), name=f"step:{row.id}")
-        await self._measure()
+        if self._stopwatch and time.monotonic() - self._measured_at >= MEASURE_EVERY_S:
+            await self._measure()
         return any(row.state != DeploymentState.RUNNING for row, _ in pairs)
 
     async def hold(self) -> None:
-        """Start nothing any more: the deployer leaves."""
+        """Start nothing any more: the deployer leaves. What has run so far is written down."""
         self._leaving = True
+        await self._measure()
 
     async def leave(self) -> None:
         """Stop all instances in good order; what a person deployed runs again when the deployer is back."""
@@ -194,7 +196,7 @@ class Supervisor:
             await self._judge_silence(instance)
             return
         self._heard[instance.id] = time.monotonic()
-        if _is_idle(status, row.view.idle_stop_s):
+        if domain.is_idle(status, row.view.idle_stop_s):
             log.info("deployment_idle", extra={"deployment": row.id, "idle_s": status.idle_s})
             await self._write(lambda tx: lifecycle.rest(tx, row.id, wanted=Wanted.STOPPED))
 
@@ -283,8 +285,6 @@ class Supervisor:
         return carried_s + (time.monotonic() - since if since is not None else 0.0)
 
     async def _measure(self) -> None:
-        if not self._stopwatch or time.monotonic() - self._measured_at < MEASURE_EVERY_S:
-            return
         self._measured_at = time.monotonic()
         now = {key: carried_s + self._measured_at - since for key, (carried_s, since) in self._stopwatch.items()}
         await self.database.write(lambda tx: lifecycle.measured(tx, now))
@@ -293,7 +293,3 @@ class Supervisor:
         answer = await self.database.write(work)
         self.on_change()
         return answer
-
-
-def _is_idle(status: ServeStatus, idle_stop_s: float | None) -> bool:
-    return idle_stop_s is not None and status.active == 0 and status.idle_s >= idle_stop_s

@@ -42,7 +42,8 @@ def convert(work: JobFolder) -> ImportOutput:
     beside.mkdir(parents=True)
     work.progress(phase=Phase.RUNNING, message="looking over the files")
     found = survey(source)
-    refuse(found.findings)
+    if spec.gguf_file is None:  # a file that was named is read alone: what lies beside it is of no concern
+        refuse(found.findings)
     gguf = gguf_file_of(source, named=spec.gguf_file)
     with work.span("make", source="gguf" if gguf else "safetensors"):
         if gguf:

@@ -1,0 +1,63 @@
+"""The typed Python client of an installation. Completions are OpenAI's client's business: give it ``<url>/v1``.
+
+    from finery.client import Finery
+
+    with Finery("http://127.0.0.1:8080", "fk-…") as finery:
+        data = finery.datasets.upload("train.jsonl")
+        task = finery.tasks.submit({"kind": "tune", "model": "smollm2-135m-instruct", "dataset": data.id})
+        print(finery.tasks.wait(task.id).result)
+
+Every method raises a FineryAPIError when the answer is an error; ``finery.errors`` draws the tree.
+"""
+
+from __future__ import annotations
+
+from types import TracebackType
+
+import httpx
+
+from finery.resources.access import Keys, Projects
+from finery.resources.billing import Billing
+from finery.resources.datasets import Datasets
+from finery.resources.deployments import Deployments
+from finery.resources.events import Events
+from finery.resources.models import Models
+from finery.resources.notifications import Subscriptions, Topics
+from finery.resources.tasks import Tasks
+from finery.transport import Transport
+from finery_contracts.access import Actor
+
+
+class Finery:
+    """One installation, seen with one key."""
+
+    def __init__(
+        self, url: str, api_key: str, *, transport: httpx.BaseTransport | None = None, timeout_s: float = 60.0
+    ) -> None:
+        self._transport = Transport(url, api_key, transport=transport, timeout_s=timeout_s)
+        self.tasks = Tasks(self._transport)
+        self.datasets = Datasets(self._transport)
+        self.models = Models(self._transport)
+        self.deployments = Deployments(self._transport)
+        self.topics = Topics(self._transport)
+        self.subscriptions = Subscriptions(self._transport)
+        self.events = Events(self._transport)
+        self.bill = Billing(self._transport)
+        self.keys = Keys(self._transport)
+        self.projects = Projects(self._transport)
+
+    def me(self) -> Actor:
+        """Whose key this is, of which project, in which role."""
+        return self._transport.view(Actor, "GET", "/api/v1/me")
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._transport.close()
+
+    def __enter__(self) -> Finery:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

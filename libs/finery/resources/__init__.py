@@ -1,0 +1,1 @@
+"""The client's groups of methods, one module a noun; ``finery.client.Finery`` holds one of each."""

@@ -1,0 +1,79 @@
+"""Datasets: upload, look, read the report of bad records."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Literal
+
+from finery.resources.tasks import FIRST_POLL_S, LAST_POLL_S
+from finery.transport import Page, Transport, every
+from finery_contracts.datasets import DatasetState, DatasetView
+from finery_contracts.jobs import BadRecord
+from finery_contracts.tasks import NotifyChoice
+
+PATH = "/api/v1/datasets"
+UPLOAD_TIMEOUT_S = 3600.0
+
+
+class Datasets:
+    """``client.datasets``."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def upload(
+        self, file: str | Path, *, name: str | None = None, file_format: Literal["auto", "openai", "csv"] = "auto",
+        bad_records: Literal["strict", "skip"] = "strict", purpose: Literal["fine-tune", "evals"] = "fine-tune",
+        notify: NotifyChoice | None = None,
+    ) -> DatasetView:  # fmt: skip
+        """Upload a file; ingest begins at once, as the task ``task`` of the answer.
+
+        Raises:
+            OSError: the file cannot be read.
+        """
+        said = {"format": file_format, "bad_records": bad_records, "purpose": purpose}
+        said |= {"name": name} if name else {}
+        said |= {"notify": notify.model_dump_json()} if notify else {}
+        path = Path(file)
+        with path.open("rb") as body:
+            return self._transport.view(
+                DatasetView, "POST", PATH, data=said, files={"file": (path.name, body)}, timeout=UPLOAD_TIMEOUT_S
+            )
+
+    def get(self, ref: str) -> DatasetView:
+        """One dataset, by id or name."""
+        return self._transport.view(DatasetView, "GET", f"{PATH}/{ref}")
+
+    def list(self, *, limit: int = 20, after: str | None = None) -> Page[DatasetView]:
+        """Newest first."""
+        return self._transport.page(DatasetView, PATH, limit=limit, after=after)
+
+    def all(self) -> Iterator[DatasetView]:
+        """Every dataset, newest first."""
+        return every(lambda after: self.list(limit=100, after=after))
+
+    def wait(self, ref: str, *, timeout_s: float = 600.0) -> DatasetView:
+        """The dataset, once ingest has looked at it; it may be ``rejected``.
+
+        Raises:
+            TimeoutError: it is still ``uploaded``.
+        """
+        until, pause_s = time.monotonic() + timeout_s, FIRST_POLL_S
+        while (view := self.get(ref)).state is DatasetState.UPLOADED:
+            if time.monotonic() > until:
+                raise TimeoutError(f"dataset {ref} was not ingested within {timeout_s:g} s")
+            time.sleep(pause_s)
+            pause_s = min(LAST_POLL_S, pause_s * 1.25)
+        return view
+
+    def report(self, ref: str) -> Sequence[BadRecord]:
+        """Every bad record, with its line or row, what is wrong and what would make it right."""
+        text = self._transport.send("GET", f"{PATH}/{ref}/report").text
+        return [BadRecord.model_validate(json.loads(line)) for line in text.splitlines() if line.strip()]
+
+    def delete(self, ref: str) -> DatasetView:
+        """Remove it; a name can be used again."""
+        return self._transport.view(DatasetView, "DELETE", f"{PATH}/{ref}")
