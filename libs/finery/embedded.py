@@ -3,6 +3,8 @@
 It refuses to start twice on one home, and leaves cleanly on SIGTERM: engines save, instances drain, the broker last.
 """
 
+# nats-py leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
 import asyncio
@@ -12,10 +14,12 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from nats.aio.client import Client
 
 from finery_contracts.access import ProjectCreated
 from finery_contracts.errors import Conflict, Unavailable
@@ -71,7 +75,7 @@ async def run(options: Options, on_ready: Callable[[Ready], None]) -> None:
 
 
 @contextlib.asynccontextmanager
-async def house(options: Options) -> AsyncIterator[Ready]:
+async def house(options: Options) -> AsyncGenerator[Ready]:
     """Everything, started; stopped on leaving."""
     home = prepare_home(options.home)
     with lock_home(home):
@@ -98,10 +102,9 @@ async def house(options: Options) -> AsyncIterator[Ready]:
 
 
 @contextlib.asynccontextmanager
-async def _services(options: Options, home: Path, nats: NatsServer, executor: LocalExecutor) -> AsyncIterator[None]:
-    import nats as nats_client
-
-    client = await nats_client.connect(nats.url(), inbox_prefix=INBOX, max_reconnect_attempts=-1)
+async def _services(options: Options, home: Path, nats: NatsServer, executor: LocalExecutor) -> AsyncGenerator[None]:
+    client = Client()
+    await client.connect(nats.url(), inbox_prefix=INBOX, max_reconnect_attempts=-1)
     await bus_init(client)
     watchers = [asyncio.create_task(watch_bus(client)), asyncio.create_task(_keep_broker(nats))]
     started: list[Service] = []
@@ -146,19 +149,9 @@ def build_all(options: Options, home: Path, nats_url: str, executor: LocalExecut
     from finery_weight_validator import app as weight_validator
     from finery_weight_validator.settings import WeightValidatorSettings
 
-    studio_port = free_port()
-    public_url = f"http://{options.host}:{options.port}"
-    base: dict[str, Any] = {"home": home, "nats_url": nats_url}
-    if options.otlp_endpoint:
-        base["otlp_endpoint"] = options.otlp_endpoint
-    notifying: dict[str, Any] = {"public_url": public_url}
-    if options.allow_webhook_networks:
-        notifying["notifier_allow_networks"] = ",".join(options.allow_webhook_networks)
-    facing = {
-        "gateway_host": options.host, "gateway_port": options.port, "studio_url": f"http://127.0.0.1:{studio_port}"
-    }  # fmt: skip
+    base, notifying, facing = _settings(options, home, nats_url)
     return [
-        studio.build(load(StudioSettings, **base, studio_port=studio_port)),
+        studio.build(load(StudioSettings, **base, studio_port=int(facing["studio_url"].rsplit(":", 1)[1]))),
         billing_meter.build(load(BillingMeterSettings, **base)),
         notifier.build(load(NotifierSettings, **base, **notifying)),
         distiller.build(load(DistillerSettings, **base)),
@@ -172,6 +165,22 @@ def build_all(options: Options, home: Path, nats_url: str, executor: LocalExecut
     ]
 
 
+def _settings(options: Options, home: Path, nats_url: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What all services, the notifier and the gateway are told beyond their environment."""
+    base: dict[str, Any] = {"home": home, "nats_url": nats_url}
+    if options.otlp_endpoint:
+        base["otlp_endpoint"] = options.otlp_endpoint
+    notifying: dict[str, Any] = {"public_url": f"http://{options.host}:{options.port}"}
+    if options.allow_webhook_networks:
+        notifying["notifier_allow_networks"] = ",".join(options.allow_webhook_networks)
+    facing: dict[str, Any] = {
+        "gateway_host": options.host,
+        "gateway_port": options.port,
+        "studio_url": f"http://127.0.0.1:{free_port()}",
+    }
+    return base, notifying, facing
+
+
 async def _keep_broker(nats: NatsServer) -> None:
     """A broker that died is started again; what it acknowledged is on disk."""
     while True:
@@ -180,7 +189,7 @@ async def _keep_broker(nats: NatsServer) -> None:
         await nats.restart()
 
 
-async def _admit_projects(client: Any, nats: NatsServer, home: Path) -> None:
+async def _admit_projects(client: Client, nats: NatsServer, home: Path) -> None:
     """A new project's bus credential works as soon as its fact was said."""
 
     async def on_project(message: Any) -> None:

@@ -6,18 +6,17 @@ import asyncio
 import contextlib
 import json
 import logging
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 
-from finery_contracts.errors import EngineFailed, ErrorBody, FineryError, Unavailable
-from finery_contracts.jobs import CheckpointRef, EngineJob, JobResult, Phase, Progress, Span
+from finery_contracts.errors import EngineFailed, FineryError, Unavailable
+from finery_contracts.jobs import CheckpointRef, Phase, Progress, Span
 from finery_contracts.streams import LOGS, METRICS, REPORTS, log_subject, metric_subject, report_subject
 from finery_contracts.tasks import (
     AttemptEnd,
@@ -33,9 +32,10 @@ from finery_contracts.tasks import (
 from finery_kit.bus import ask
 from finery_kit.db import utc_now
 from finery_kit.executor import EngineProcess, Executor, kill, terminate
+from finery_kit.job_folder import AttemptFolder
 from finery_kit.service import Service
-from finery_kit.storage import SCHEME, Storage
-from finery_kit.tail import Tail
+from finery_kit.storage import Storage
+from finery_kit.tail import Tails
 from finery_kit.telemetry import current_traceparent, export_engine_span, span_from
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Attempt:
     _progress: TaskProgress = field(default_factory=TaskProgress)
     _checkpoints: list[CheckpointRef] = field(default_factory=list[CheckpointRef])
     _process: EngineProcess | None = None
+    _files: AttemptFolder | None = None
     _stop_reason: str | None = None  # stop | leave | abandon | cut_off
     _traceparent: str | None = None
     _ended: bool = False
@@ -97,7 +98,11 @@ class Attempt:
         self._stop("leave")
 
     async def _work(self) -> AttemptEnd:
-        await asyncio.to_thread(self._prepare)
+        files = AttemptFolder(
+            self.claim, self.folder, self.storage, self.executor.site_packages(self.engine.environment)
+        )
+        self._files = files
+        await asyncio.to_thread(files.prepare, self._traceparent)
         process = await self.executor.start(
             self.engine.module, self.folder, environment=self.engine.environment, warm=self.engine.warm
         )
@@ -112,33 +117,7 @@ class Attempt:
             self._ended_at, self._ended = time.monotonic(), True
             heart.cancel()
             await asyncio.gather(heart, following, return_exceptions=True)
-        return await asyncio.to_thread(self._conclude, status)
-
-    # --- before -------------------------------------------------------------------------------------------------
-
-    def _prepare(self) -> None:
-        self.folder.mkdir(parents=True)
-        spec: dict[str, Any] = self.claim.spec.model_dump(mode="json")
-        for name, value in spec.items():
-            if isinstance(value, str):
-                spec[name] = self._local(value)
-        resume = self._local(self.claim.resume_from) if self.claim.resume_from else None
-        job = EngineJob.model_validate(
-            {
-                "task_id": self.claim.task_id, "attempt": self.claim.attempt, "project_id": self.claim.project,
-                "spec": spec, "resume_from": resume, "traceparent": self._traceparent,
-                "threads": min(os.cpu_count() or 2, 16),
-            }
-        )  # fmt: skip
-        (self.folder / "job.json").write_text(job.model_dump_json(indent=1))
-
-    def _local(self, value: str) -> str:
-        """Store and package URLs become paths; everything else stays."""
-        if value.startswith(SCHEME):
-            return str(self.storage.path(value))
-        if value.startswith("package://"):
-            return str(self.executor.site_packages(self.engine.environment) / value.removeprefix("package://"))
-        return value.removeprefix("file://") if value.startswith("file://") else value
+        return await asyncio.to_thread(files.conclude, status, told_to=self._stop_reason)
 
     # --- while it runs ------------------------------------------------------------------------------------------
 
@@ -195,23 +174,14 @@ class Attempt:
                 step=line.step, total=line.total, message=line.message, eta_s=line.eta_s, metrics=merged
             )
             if line.checkpoint is not None:
-                await asyncio.to_thread(self._keep_checkpoint, line.checkpoint)
+                assert self._files is not None
+                kept = await asyncio.to_thread(self._files.keep_checkpoint, line.checkpoint)
+                self._checkpoints += [kept] if kept is not None else []
         if self._phase is Phase.RUNNING and self._running_at is None:
             # The engine's own clock says when it began to run; reading its files comes a moment later.
             began = min((n.at for n in news if n.phase is Phase.RUNNING), default=0.0)
             self._running_at = min(self._started_at + began, self._ended_at or time.monotonic())
         return before != (self._phase, len(self._checkpoints))
-
-    def _keep_checkpoint(self, checkpoint: CheckpointRef) -> None:
-        """A copy by hard links in the store: it outlives this worker."""
-        source = self.folder / "checkpoints" / checkpoint.path
-        if not source.is_dir():
-            return
-        aside = self.folder / f".{checkpoint.path}"
-        shutil.copytree(source, aside, copy_function=_link)
-        key = f"{self._key}/checkpoints/{checkpoint.path}"
-        kept = checkpoint.model_copy(update={"path": self.storage.put_tree(aside, key)})
-        self._checkpoints = [*self._checkpoints, kept]
 
     async def _ship_points(self, news: list[Progress]) -> None:
         points = [
@@ -250,52 +220,7 @@ class Attempt:
         else:
             self._terminating = asyncio.create_task(terminate(self._process))
 
-    # --- after --------------------------------------------------------------------------------------------------
-
-    def _conclude(self, status: int) -> AttemptEnd:
-        result = self._result()
-        artefact = None
-        if self._stop_reason != "abandon":
-            artefact = self._store()
-        if self._stop_reason in ("leave", "cut_off") and (result is None or result.status == "terminated"):
-            error = EngineFailed("the worker went away", code="worker_left").body
-            return AttemptEnd(reason=EndReason.LOST, error=error, artefact=artefact)
-        if result is None or status not in (0, 2):
-            return AttemptEnd(reason=EndReason.CRASHED, error=self._crash(status), artefact=artefact)
-        reason = {
-            "succeeded": EndReason.SUCCEEDED,
-            "terminated": EndReason.TERMINATED,
-            "failed": EndReason.USER_MISTAKE,
-        }[result.status]
-        return AttemptEnd(reason=reason, output=result.output, error=result.error, artefact=artefact)
-
-    def _result(self) -> JobResult | None:
-        try:
-            return JobResult.model_validate_json((self.folder / "result.json").read_bytes())
-        except (OSError, ValidationError):
-            return None
-
-    def _crash(self, status: int) -> ErrorBody:
-        how = f"signal {-status}" if status < 0 else f"status {status}"
-        tail = (self.folder / "log.txt").read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:]
-        return ErrorBody(
-            code="engine_crashed",
-            message=f"the engine ended with {how}; the last lines of its log follow, all of it is in the task's log",
-            details=[{"log": tail}],
-        )
-
-    def _store(self) -> str:
-        """Move what the attempt left into the store."""
-        kept = self.folder / "kept"
-        kept.mkdir()
-        for name in ("out", "log.txt", "progress.jsonl", "result.json"):
-            if (self.folder / name).exists():
-                os.rename(self.folder / name, kept / name)
-        return self.storage.put_tree(kept, f"{self._key}/left")
-
-    @property
-    def _key(self) -> str:
-        return f"{self.claim.project}/tasks/{self.claim.task_id}/{self.claim.attempt}"
+    # --- reporting ----------------------------------------------------------------------------------------------
 
     async def _report(self, end: AttemptEnd | None) -> None:
         """Publish a snapshot; the last one is repeated until the bus has it."""
@@ -324,24 +249,8 @@ class Attempt:
                 await asyncio.sleep(1)
 
 
-class Tails:
-    """The three files an engine appends to, and how far each was read."""
-
-    def __init__(self, folder: Path) -> None:
-        self.progress = Tail(folder / "progress.jsonl")
-        self.log = Tail(folder / "log.txt")
-        self.spans = Tail(folder / "spans.jsonl")
-
-
 def _parsed(line: str) -> Progress | None:
     try:
         return Progress.model_validate_json(line)
     except ValidationError:
         return None
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copy2(source, target)

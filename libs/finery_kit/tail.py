@@ -26,3 +26,12 @@ class Tail:
             end = len(data)
         self.offset += end
         return [line for line in data[:end].decode(errors="replace").splitlines() if line.strip()]
+
+
+class Tails:
+    """The three files an engine appends to."""
+
+    def __init__(self, folder: Path) -> None:
+        self.progress = Tail(folder / "progress.jsonl")
+        self.log = Tail(folder / "log.txt")
+        self.spans = Tail(folder / "spans.jsonl")

@@ -89,7 +89,7 @@ def check_name(name: str) -> None:
         )
     if name.startswith(f"{TRIAL_PREFIX}model_"):
         raise InvalidRequest(
-            "names that begin with trial-model_ are for trial deployments; choose another one",
+            "names that begin with trial-mdl_ are for trial deployments; choose another one",
             code="name_reserved",
             param="name",
         )

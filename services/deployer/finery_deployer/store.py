@@ -49,7 +49,7 @@ class _Table(SQLModel, registry=registry(metadata=DEPLOYER_METADATA)):
 class DeploymentRow(_Table, table=True):
     """A deployment. ``body`` is the whole view; the columns beside it are what is asked for."""
 
-    __tablename__ = "deployment"
+    __tablename__ = "deployment"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (UniqueConstraint("project", "name"),)
     id: str = Field(primary_key=True)
     project: str = Field(index=True)
@@ -83,7 +83,7 @@ class InstanceState(StrEnum):
 class InstanceRow(_Table, table=True):
     """A serving engine. ``measured_s``: its running time up to ``seen_at``; ``born`` tells its pid from a later one."""
 
-    __tablename__ = "instance"
+    __tablename__ = "instance"  # pyright: ignore[reportAssignmentType]
     id: str = Field(primary_key=True)
     deployment_id: str = Field(index=True)
     project: str
@@ -104,7 +104,7 @@ class InstanceRow(_Table, table=True):
 class RouteRow(_Table, table=True):
     """What the gateways are to know of a deployment; without ``body`` they are to forget it."""
 
-    __tablename__ = "route"
+    __tablename__ = "route"  # pyright: ignore[reportAssignmentType]
     deployment_id: str = Field(primary_key=True)
     project: str
     body: str | None = Field(default=None, sa_type=Text)
@@ -116,7 +116,7 @@ class RouteRow(_Table, table=True):
 class AcceptedRow(_Table, table=True):
     """A request that was carried out under an idempotency key, and what it made."""
 
-    __tablename__ = "accepted"
+    __tablename__ = "accepted"  # pyright: ignore[reportAssignmentType]
     project: str = Field(primary_key=True)
     key: str = Field(primary_key=True)
     digest: str

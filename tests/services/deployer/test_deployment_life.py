@@ -162,7 +162,7 @@ async def test_the_same_idempotency_key_makes_one_deployment(bench: Bench):
 @pytest.mark.parametrize(
     ("name", "code"),
     [("9lives", "invalid_name"), ("a b", "invalid_name"), ("x" * 65, "invalid_name"), ("", "invalid_name"),
-     ("ft:base", "invalid_name"), ("trial-model_1", "name_reserved")],
+     ("ft:base", "invalid_name"), ("trial-mdl_1", "name_reserved")],
 )  # fmt: skip
 async def test_a_name_that_is_not_allowed_is_refused_with_the_reason(bench: Bench, name: str, code: str):
     async with bench.deployer():

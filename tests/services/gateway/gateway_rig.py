@@ -246,7 +246,7 @@ def trial(request: RpcRequest, state: DeploymentState = DeploymentState.DEPLOYIN
     """What the deployer says of a wake."""
     model = WakeCommand.model_validate(request.body).model
     return DeploymentView(
-        id="dep_trial", project=model.project, name="trial-model_1", model=model.id, model_name=model.name, trial=True,
+        id="dep_trial", project=model.project, name="trial-mdl_1", model=model.id, model_name=model.name, trial=True,
         state=state, version=1, created_by="u", created_at=utc_now(), qps=5,
     )  # fmt: skip
 

@@ -13,7 +13,7 @@ from finery_kit.bus import RpcRequest
 
 NAME = "ft:base:proj:s:1"
 CALL = {"model": NAME, "messages": [{"role": "user", "content": "hi"}]}
-ROUTE = {"deployment": "dep_trial", "names": ["trial-model_1", NAME]}
+ROUTE = {"deployment": "dep_trial", "names": ["trial-mdl_1", NAME]}
 
 
 async def test_calls_on_an_ft_name_wait_for_the_one_trial_they_wake(rig: Rig):

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -10,27 +9,19 @@ from pydantic import Field, field_validator
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.errors import Conflict, InvalidRequest, NotFound
-from finery_contracts.ids import finery_id, openai_id
-from finery_contracts.jobs import TaskKind, TuneOutput
+from finery_contracts.ids import finery_id
+from finery_contracts.jobs import TaskKind
 from finery_contracts.model import Request as Body_
 from finery_contracts.streams import METRICS, metric_subject
-from finery_contracts.tasks import NotifyChoice, TaskState, TaskView
+from finery_contracts.tasks import NotifyChoice, TaskView
 from finery_contracts.tuning import TuneOptions
-from finery_kit.delivery import OutboxRow, events_since
+from finery_kit.delivery import events_since
 from finery_studio.edge.answers import openai_page
 from finery_studio.tasks import store
 from finery_studio.tasks.http import TaskRoutes
 from finery_studio.tuning.handlers import TuneRequest
+from finery_studio.tuning.openai_objects import STATUS, checkpoint_object, fact_event, job_object, metric_event
 
-STATUS = {
-    TaskState.CREATED: "validating_files",
-    TaskState.QUEUED: "queued",
-    TaskState.PREPARING: "running",
-    TaskState.RUNNING: "running",
-    TaskState.SUCCEEDED: "succeeded",
-    TaskState.FAILED: "failed",
-    TaskState.TERMINATED: "cancelled",
-}
 CANCEL_WAIT_S = 20.0
 Auto = Literal["auto"]
 
@@ -182,8 +173,8 @@ def routes(desk: TaskRoutes) -> APIRouter:
         task = await load(actor, job_id)
         facts = await desk.database.read(lambda s: events_since(s, actor.project, noun_id=task.id, limit=1000))
         points = await desk.read_subject(METRICS.name, metric_subject(task.project, task.id))
-        told = [_fact_event(row) for row in facts]
-        told += [_metric_event(item.seq, n, p) for item in points for n, p in enumerate(json.loads(item.body))]
+        told = [fact_event(row) for row in facts]
+        told += [metric_event(item.seq, n, p) for item in points for n, p in enumerate(json.loads(item.body))]
         told.sort(key=lambda event: (event["created_at"], event["id"]), reverse=True)
         return openai_page(_after(told, after), limit)
 
@@ -192,114 +183,10 @@ def routes(desk: TaskRoutes) -> APIRouter:
         job_id: str, actor: Actor = reader, after: str | None = None, limit: Annotated[int, Query(ge=1, le=100)] = 10
     ) -> dict[str, Any]:
         task = await load(actor, job_id)
-        listed = [_checkpoint_object(task, n) for n in reversed(range(len(task.checkpoints)))]
+        listed = [checkpoint_object(task, n) for n in reversed(range(len(task.checkpoints)))]
         return openai_page(_after(listed, after), limit)
 
     return router
-
-
-def job_object(task: TaskView) -> dict[str, Any]:
-    """A task of kind tune as OpenAI's job."""
-    request = task.request
-    options = request.get("parameters") or {}
-    asked = request.get("options", {})
-    hyper = {
-        "n_epochs": _whole(options.get("epochs") or asked.get("epochs")),
-        "batch_size": options.get("batch_size") or asked.get("batch_size") or "auto",
-        "learning_rate_multiplier": asked.get("learning_rate_multiplier") or ("auto" if not options else 1.0),
-    }
-    tuned = task.output if isinstance(task.output, TuneOutput) else None
-    error = task.error.model_dump(include={"code", "message", "param"}) if task.error else None
-    eta = task.progress.eta_s if task.state is TaskState.RUNNING else None
-    return {
-        "id": openai_id(task.id, "ftjob"),
-        "object": "fine_tuning.job",
-        "model": request["model_name"],
-        "created_at": _unix(task.created_at),
-        "finished_at": _unix(task.ended_at),
-        "fine_tuned_model": task.result.get("model_name"),
-        "organization_id": request["project_name"],
-        "result_files": [],
-        "status": STATUS[task.state],
-        "training_file": openai_id(request["dataset"], "file"),
-        "validation_file": openai_id(request["validation"], "file") if request.get("validation") else None,
-        "hyperparameters": hyper,
-        "method": {"type": "supervised", "supervised": {"hyperparameters": hyper}},
-        "trained_tokens": tuned.trained_tokens if tuned else None,
-        "error": error,
-        "integrations": [],
-        "seed": asked.get("seed", 42),
-        "estimated_finish": int(datetime.now().astimezone().timestamp() + eta) if eta is not None else None,
-        "metadata": task.metadata or None,
-        "user_provided_suffix": request.get("suffix"),
-        "x_finery": {
-            "task": task.id,
-            "state": task.state,
-            "why_waiting": task.why_waiting,
-            "progress": task.progress.model_dump(),
-            "parameters": options or None,
-            "reasons": request.get("reasons"),
-            "attempts": len(task.attempts),
-            "errors": task.error.details if task.error else [],
-            "metrics": tuned.metrics if tuned else None,
-        },
-    }
-
-
-def _checkpoint_object(task: TaskView, index: int) -> dict[str, Any]:
-    checkpoint = task.checkpoints[index]
-    metrics = checkpoint.metrics
-    return {
-        "id": f"ftckpt-{task.id.split('_', 1)[1]}-{checkpoint.step}",
-        "object": "fine_tuning.job.checkpoint",
-        "created_at": _unix(task.ended_at or task.started_at or task.created_at),
-        "fine_tuned_model_checkpoint": f"{task.result.get('model_name') or 'ft'}:ckpt-step-{checkpoint.step}",
-        "fine_tuning_job_id": openai_id(task.id, "ftjob"),
-        "step_number": checkpoint.step,
-        "metrics": {
-            "step": checkpoint.step,
-            "train_loss": metrics.get("loss"),
-            "valid_loss": metrics.get("validation_loss"),
-            **metrics,
-        },
-    }
-
-
-def _fact_event(row: OutboxRow) -> dict[str, Any]:
-    event = json.loads(row.body)
-    fact = row.type.split(".")[3]
-    data = event["data"].get("task", event["data"])
-    error = data.get("error")
-    message = f"the job was {fact}" if fact in ("created", "queued", "terminated") else f"the job is {fact}"
-    if fact in ("succeeded", "failed", "attempt_ended"):
-        message = {"succeeded": "the job has succeeded", "failed": "the job has failed"}.get(fact, "an attempt ended")
-    if error:
-        message += f": {error['message']}"
-    return {
-        "id": f"ftevent-{row.event_id.split('_', 1)[1]}",
-        "object": "fine_tuning.job.event",
-        "created_at": _unix(datetime.fromisoformat(row.created_at)),
-        "level": "error" if fact == "failed" else "info",
-        "message": message,
-        "type": "message",
-        "data": {"state": data["state"]},
-    }
-
-
-def _metric_event(seq: int, n: int, point: dict[str, Any]) -> dict[str, Any]:
-    values = point["values"]
-    shown = ", ".join(f"{k}={v:.4g}" for k, v in values.items() if k in ("loss", "validation_loss", "learning_rate"))
-    renamed = {"loss": "train_loss", "validation_loss": "valid_loss"}
-    return {
-        "id": f"ftevent-m{seq:012d}-{n:04d}",
-        "object": "fine_tuning.job.event",
-        "created_at": _unix(datetime.fromisoformat(point["at"])),
-        "level": "info",
-        "message": f"Step {point['step']}/{point['total']}: {shown}",
-        "type": "metrics",
-        "data": {"step": point["step"], "total_steps": point["total"]}
-        | {renamed.get(k, k): v for k, v in values.items()},
-    }
 
 
 def _after(items: list[dict[str, Any]], after: str | None) -> list[dict[str, Any]]:
@@ -319,13 +206,3 @@ def _no_file(body: JobRequest, fault: NotFound) -> InvalidRequest:
         f"{param} {name} does not exist in this project (it may have been deleted); upload it first",
         code="file_not_found", param=param,
     )  # fmt: skip
-
-
-def _whole(number: float | None) -> int | float | str:
-    if number is None:
-        return "auto"
-    return int(number) if float(number).is_integer() else number
-
-
-def _unix(moment: datetime | None) -> int | None:
-    return int(moment.timestamp()) if moment else None

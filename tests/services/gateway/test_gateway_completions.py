@@ -101,8 +101,8 @@ async def test_nothing_is_rewritten_where_nothing_must_be_added(rig: Rig):
 
 
 async def test_an_instance_is_asked_under_the_name_it_serves(rig: Rig):
-    await rig.add_route("trial-model_1", names=["trial-model_1", "ft:base:p:s:1"])
-    async with rig.gateway(), rig.post({**CHAT, "model": "trial-model_1"}) as answer:
+    await rig.add_route("trial-mdl_1", names=["trial-mdl_1", "ft:base:p:s:1"])
+    async with rig.gateway(), rig.post({**CHAT, "model": "trial-mdl_1"}) as answer:
         assert answer.status == 200
     assert rig.engine.bodies[0]["model"] == "ft:base:p:s:1"
 
