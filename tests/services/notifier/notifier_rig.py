@@ -23,7 +23,7 @@ from finery_contracts.ids import new_id
 from finery_contracts.jobs import TaskKind
 from finery_contracts.models import ModelFact, ModelState, ModelView
 from finery_contracts.notifications import SubscriptionView
-from finery_contracts.tasks import NotifyChoice, TaskFact, TaskState, TaskView
+from finery_contracts.tasks import NotifyChoice, TaskFact, TaskState, TaskSucceeded, TaskView
 from finery_kit.bus import Call
 from finery_kit.db import Database
 from finery_kit.delivery import DELIVERY_METADATA, OutboxRow
@@ -207,3 +207,10 @@ def fact(kind: type[Event], *, at: datetime, project="proj_1", notify: NotifyCho
 def verify(secret: str, request: Heard) -> dict:
     """As an endpoint does it, with the library."""
     return Webhook(secret).verify(request.body, request.headers)
+
+
+OPS = NotifyChoice(topic="ops")
+
+
+def succeeded(rig: Rig, notify: NotifyChoice | None = OPS, **more) -> Event:
+    return fact(TaskSucceeded, at=rig.clock.now, notify=notify, **more)

@@ -4,23 +4,19 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from notifier_rig import TRACEPARENT, Rig, Sink, fact, notifier_rig, sink_server, verify
+from notifier_rig import TRACEPARENT, Rig, Sink, fact, notifier_rig, sink_server, succeeded, verify
 
 from finery_contracts.deployments import DeploymentRunning
 from finery_contracts.envelope import Event
 from finery_contracts.models import ModelReady
 from finery_contracts.notifications import ConfirmRequest, SubscriptionCommand
 from finery_contracts.streams import EVENTS, Durable
-from finery_contracts.tasks import NotifyChoice, TaskFailed, TaskSucceeded
+from finery_contracts.tasks import NotifyChoice, TaskFailed
 from finery_kit.testing import VirtualClock
 from finery_notifier.app import ROUTES
 from finery_notifier.store import SubscriptionRow
 
 OPS = NotifyChoice(topic="ops")
-
-
-def succeeded(rig: Rig, notify: NotifyChoice | None = OPS, **more) -> Event:
-    return fact(TaskSucceeded, at=rig.clock.now, notify=notify, **more)
 
 
 @pytest.mark.parametrize("kind", ROUTES, ids=lambda kind: kind.type_name())

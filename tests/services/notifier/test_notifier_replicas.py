@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from notifier_rig import LEASE_S, Rig, Sink, notifier_rig, sink_server
+from notifier_rig import LEASE_S, Rig, Sink, notifier_rig, sink_server, succeeded
 from sqlmodel import select
 
 from finery_contracts.notifications import SubscriptionCommand
