@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from finery_kit import telemetry
-from finery_kit.bus import make_broker
+from finery_kit.bus import INBOX, make_broker
 from finery_kit.db import Database
 from finery_kit.delivery import Relay
 from finery_kit.settings import Settings
@@ -139,3 +139,14 @@ async def running(*services: Service):
     finally:
         for service in reversed(started):
             await service.stop()
+
+
+@contextlib.asynccontextmanager
+async def connected(nats_url: str) -> AsyncGenerator[Client]:
+    """A bare connection for a one-off errand on the bus."""
+    client = Client()
+    await client.connect(nats_url, inbox_prefix=INBOX, connect_timeout=5)
+    try:
+        yield client
+    finally:
+        await client.close()

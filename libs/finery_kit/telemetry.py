@@ -20,7 +20,7 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import ReadableSpan, Span, TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
 from opentelemetry.sdk.util.instrumentation import InstrumentationScope
-from opentelemetry.trace import NonRecordingSpan, SpanContext, SpanKind, Status, StatusCode, TraceFlags
+from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from finery_contracts import jobs
@@ -70,7 +70,7 @@ def span_from(
     traceparent: str | None, service: str, name: str, *, kind: SpanKind = SpanKind.INTERNAL, **attributes: Any
 ) -> Generator[trace.Span]:
     """A span of ``service`` under ``traceparent``, or under the current span when that is None."""
-    parent = _PROPAGATOR.extract({"traceparent": traceparent}) if traceparent else None
+    parent = context_of(traceparent) if traceparent else None
     tracer = tracer_of(service)
     with tracer.start_as_current_span(name, context=parent, kind=kind, attributes=attributes) as span:
         yield span
@@ -117,9 +117,8 @@ def _remote(trace_id: int, span_id: str) -> SpanContext:
 
 
 def context_of(traceparent: str) -> Context:
-    """An OpenTelemetry context for code that takes one."""
-    return trace.set_span_in_context(NonRecordingSpan(trace.get_current_span(
-        _PROPAGATOR.extract({"traceparent": traceparent})).get_span_context()))  # fmt: skip
+    """The context a W3C header stands for; an empty one when the header is none."""
+    return _PROPAGATOR.extract({"traceparent": traceparent}, context=Context())
 
 
 def read_trace(file: Path, trace_id: str) -> list[dict[str, Any]]:

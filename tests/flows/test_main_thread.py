@@ -174,3 +174,12 @@ async def _running(api: httpx.AsyncClient, task_id: str) -> None:
     async with asyncio.timeout(20):
         while (await api.get(f"/api/v1/tasks/{task_id}")).json()["state"] != "running":
             await asyncio.sleep(0.05)
+
+
+async def test_two_jobs_over_one_connection_have_two_traces(api: httpx.AsyncClient) -> None:
+    file = await upload(api)
+    jobs = [(await tune(api, file["id"])).json() for _ in range(2)]
+
+    traces = {(await api.get(f"/api/v1/tasks/{job['x_finery']['task']}/trace")).json()["trace_id"] for job in jobs}
+
+    assert len(traces) == 2

@@ -88,13 +88,6 @@ def run(home: Path, *, as_json: bool = False) -> int:
 
     console = Console(stderr=as_json)
     began = time.monotonic()
-    columns = (
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-    )
     with installation(home, console) as up, _receiver() as receiver:
         finery = Finery(up.url, up.api_key)
         official = OpenAI(base_url=f"{up.url}/v1", api_key=up.api_key, timeout=120)

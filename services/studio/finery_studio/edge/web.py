@@ -8,9 +8,10 @@ from collections.abc import Generator
 from typing import Any
 
 import uvicorn
+from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
-from finery_kit.telemetry import span_from
+from finery_kit.telemetry import context_of, span_from
 
 
 class TracedApp:
@@ -21,13 +22,23 @@ class TracedApp:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """See ASGI 3."""
-        headers = dict(scope.get("headers", []))
-        if scope["type"] != "http" or (scope["method"] in ("GET", "HEAD") and b"traceparent" not in headers):
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        parent = headers.get(b"traceparent", b"").decode("latin-1") or None
-        name = f"{scope['method']} {scope['path']}"
-        with span_from(parent, "studio", name, kind=SpanKind.SERVER) as span:
+        headers = dict(scope["headers"])
+        parent = headers.get(b"traceparent", b"").decode("latin-1")
+        # A kept-alive connection hands its earlier request's context on: each request begins with its own.
+        token = attach(context_of(parent) if parent else Context())
+        try:
+            if scope["method"] in ("GET", "HEAD") and not parent:
+                await self._app(scope, receive, send)
+            else:
+                await self._traced(scope, receive, send)
+        finally:
+            detach(token)
+
+    async def _traced(self, scope: Any, receive: Any, send: Any) -> None:
+        with span_from(None, "studio", f"{scope['method']} {scope['path']}", kind=SpanKind.SERVER) as span:
 
             async def noting(message: Any) -> None:
                 if message["type"] == "http.response.start":

@@ -1,0 +1,36 @@
+"""``finery``: the command line of users and operators. Every command has help, an example and ``--json``."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+HELP = """Finery: data and an open-weights model in, a tuned model behind an OpenAI-compatible endpoint out.
+
+Begin with `finery up`, then `finery models gallery`; or run everything once with `finery demo`.
+"""
+
+
+def application() -> typer.Typer:
+    """All commands."""
+    from finery.cli import datasets, deployments, house, models, project, reading, tasks
+
+    app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
+    house.register(app)
+    app.add_typer(tasks.group, name="tasks")
+    app.add_typer(datasets.group, name="datasets")
+    app.add_typer(models.group, name="models")
+    app.add_typer(deployments.group, name="deployments")
+    reading.register(app)
+    project.register(app)
+    return app
+
+
+def main() -> None:
+    """The console script."""
+    application()(prog_name="finery")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

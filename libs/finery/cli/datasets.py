@@ -1,0 +1,73 @@
+"""finery datasets: data in, with a report of every bad record."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from finery.cli.command import Columns, Shell, command
+from finery.cli.tasks import follow
+
+group = typer.Typer(help="Datasets: upload, report, list, delete.", no_args_is_help=True)
+Dataset = Annotated[str, typer.Argument(help="A dataset's id or name.")]
+COLUMNS: Columns = {
+    "id": lambda d: d.id, "name": lambda d: d.name, "state": lambda d: d.state, "format": lambda d: d.format,
+    "records": lambda d: d.records, "bad": lambda d: d.bad_records, "bytes": lambda d: f"{d.size_bytes:,}",
+}  # fmt: skip
+REPORT_COLUMNS: Columns = {
+    "line": lambda r: r.line, "row": lambda r: r.row, "record": lambda r: r.record, "field": lambda r: r.field,
+    "code": lambda r: r.code, "reason": lambda r: r.reason, "remedy": lambda r: r.remedy,
+}  # fmt: skip
+
+
+@command(group, "list", example="finery datasets list --json")
+def list_datasets(shell: Shell, limit: Annotated[int, typer.Option(min=1, max=100)] = 20) -> None:
+    """List datasets, newest first."""
+    with shell.finery as finery:
+        shell.many(finery.datasets.list(limit=limit).data, COLUMNS)
+
+
+@command(group, "show", example="finery datasets show train.jsonl")
+def show(shell: Shell, dataset: Dataset) -> None:
+    """Show everything about a dataset."""
+    with shell.finery as finery:
+        shell.one(finery.datasets.get(dataset))
+
+
+@command(group, "upload", example="finery datasets upload train.csv --format csv")
+def upload(
+    shell: Shell,
+    file: Annotated[Path, typer.Argument(help=".json or .jsonl (OpenAI messages), or .csv.")],
+    name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
+    file_format: Annotated[
+        Literal["auto", "openai", "csv"], typer.Option("--format", help="Default: detected.")
+    ] = "auto",
+    skip_bad: Annotated[bool, typer.Option(help="Leave bad records out (1 % at most) instead of failing.")] = False,
+    wait: Annotated[bool, typer.Option(help="Wait until ingest has looked at it.")] = True,
+) -> None:
+    """Upload a file and wait for ingest; a bad record fails it and is named with its line."""
+    with shell.finery as finery:
+        made = finery.datasets.upload(
+            file, name=name, file_format=file_format, bad_records="skip" if skip_bad else "strict"
+        )
+        if wait and made.task is not None:
+            follow(Shell(False, shell.url, shell.api_key, shell.home), made.task) if not shell.as_json else (
+                finery.tasks.wait(made.task)
+            )
+        shell.one(finery.datasets.get(made.id))
+
+
+@command(group, "report", example="finery datasets report train.jsonl")
+def report(shell: Shell, dataset: Dataset) -> None:
+    """List every bad record: where, what, and what would make it right."""
+    with shell.finery as finery:
+        shell.many(finery.datasets.report(dataset), REPORT_COLUMNS)
+
+
+@command(group, "delete", example="finery datasets delete train.jsonl")
+def delete(shell: Shell, dataset: Dataset) -> None:
+    """Delete a dataset; refused while a task needs it."""
+    with shell.finery as finery:
+        shell.one(finery.datasets.delete(dataset))

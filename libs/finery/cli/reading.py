@@ -1,0 +1,107 @@
+"""finery events, logs, chat: reading along, and talking to a model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, cast
+
+import typer
+
+from finery.cli.command import Columns, Shell, UserMistake, command
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from openai import OpenAI, Stream
+    from openai.types.chat import ChatCompletionChunk
+
+
+def events(
+    shell: Shell,
+    since: Annotated[str | None, typer.Option(help="From this time on, such as 2026-11-21T08:00:00Z.")] = None,
+    after: Annotated[int, typer.Option(help="From this cursor on.")] = 0,
+    noun: Annotated[str | None, typer.Option(help="Only of this task, dataset, model, …")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+    follow: Annotated[bool, typer.Option("--follow", help="Stay and show what comes.")] = False,
+) -> None:
+    """Show the project's event log, oldest first; replayable from any place."""
+    with shell.finery as finery:
+        if follow:
+            for item in finery.events.follow(after=after, since=since, noun=noun):
+                line = f"{item.seq} {item.event['type']} {item.event['subject']}"
+                print(item.model_dump_json() if shell.as_json else line, flush=True)
+            return
+        columns: Columns = {
+            "cursor": lambda e: e.seq, "time": lambda e: e.event["time"][:19], "type": lambda e: e.event["type"],
+            "subject": lambda e: e.event["subject"],
+        }  # fmt: skip
+        shell.many(finery.events.list(after=after, since=since, noun=noun, limit=limit).data, columns)
+
+
+def logs(
+    shell: Shell,
+    task: Annotated[str, typer.Argument(help="A task's id.")],
+    follow: Annotated[bool, typer.Option("--follow", help="Stay until the task has ended.")] = False,
+    search: Annotated[str | None, typer.Option(help="Only lines with this text.")] = None,
+) -> None:
+    """Show what a task's engine wrote."""
+    with shell.finery as finery:
+        lines = finery.tasks.follow_logs(task) if follow else finery.tasks.logs(task, search=search).data
+        for line in lines:
+            if search is None or search.lower() in line.text.lower():
+                print(line.model_dump_json() if shell.as_json else line.text, flush=True)
+
+
+def chat(
+    shell: Shell,
+    model: Annotated[str, typer.Argument(help="A deployment's name or an ft: name.")],
+    message: Annotated[str | None, typer.Argument(help="Without one, a conversation begins.")] = None,
+    system: Annotated[str | None, typer.Option(help="The system message.")] = None,
+    max_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.7,
+) -> None:
+    """Talk to a model; answers are streamed. An ft: name is woken by the first message."""
+    from openai import APIStatusError, OpenAI
+
+    url, key = shell.connection
+    history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
+    options: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
+    with OpenAI(base_url=f"{url}/v1", api_key=key, timeout=120) as client:
+        while (said := message or _asked()) is not None:
+            history.append({"role": "user", "content": said})
+            try:
+                answer = _answer(shell, client, history, options)
+            except APIStatusError as fault:
+                raise UserMistake(str(fault.message)) from fault
+            history.append({"role": "assistant", "content": answer})
+            if message is not None:
+                return
+
+
+def _asked() -> str | None:
+    try:
+        return input("you> ").strip() or None
+    except EOFError:
+        return None
+
+
+def _answer(shell: Shell, client: OpenAI, history: list[dict[str, str]], options: dict[str, Any]) -> str:
+    parts: list[str] = []
+    create = cast("Callable[..., Stream[ChatCompletionChunk]]", client.chat.completions.create)
+    for chunk in create(messages=history, stream=True, **options):
+        text = chunk.choices[0].delta.content if chunk.choices else None
+        if text:
+            parts.append(text)
+            if not shell.as_json:
+                print(text, end="", flush=True)
+    if shell.as_json:
+        shell.one({"model": options["model"], "content": "".join(parts)})
+    else:
+        print()
+    return "".join(parts)
+
+
+def register(app: typer.Typer) -> None:
+    """Put these commands on the application."""
+    command(app, "events", example="finery events --follow")(events)
+    command(app, "logs", example="finery logs task_01k… --follow")(logs)
+    command(app, "chat", example='finery chat ft:smollm2-135m-instruct:default:desk:0k3 "Where is my parcel?"')(chat)
