@@ -1,7 +1,7 @@
 """Engine environments: a virtual environment for each engine family, beside the control plane's own.
 
-``.engines/<name>`` is a neighbour of ``.venv``, outside any home, so that all homes share it. A marker holds the hash of
-what was installed: what is done already is done at once, and a half-made environment is made anew.
+``.engines/<name>`` is a neighbour of ``.venv``, outside any home, so that all homes share it. A marker holds the hash
+of what was installed: what is done already is done at once, and a half-made environment is made anew.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ COLUMNS: Columns = {
 }  # fmt: skip
 GALLERY: Columns = {
     "id": lambda g: g.id, "title": lambda g: g.title, "licence": lambda g: g.licence,
-    "parameters": lambda g: f"{g.parameters / 1e6:,.0f} M", "tune": lambda g: ", ".join(g.supports.tune),
+    "parameters": lambda g: f"{g.parameters / 1e6:,.0f} M", "uses": lambda g: ", ".join(g.uses),
 }  # fmt: skip
 FINDINGS: Columns = {
     "severity": lambda f: f.severity, "code": lambda f: f.code, "where": lambda f: f.where,
