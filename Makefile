@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 FINERY := $(VENV)/bin/finery
 ML := .engines/ml/bin/python
-PIP := $(VENV)/bin/python -m pip install --quiet --disable-pip-version-check
+PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 STAMP := $(VENV)/.installed
 LOCK := libs/finery_kit/locks/control.txt
 

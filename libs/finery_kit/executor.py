@@ -34,7 +34,7 @@ Warmth = Literal["always", "if_ready", "never"]
 """Fork from the warm host: wait for it, take it when it is there already, or start cold."""
 
 
-def engines_folder() -> Path:
+def environments_folder() -> Path:
     """Engine environments lie beside the control plane's own: ``.venv`` and ``.engines`` are neighbours."""
     return Path(sys.prefix).parent / ".engines"
 
@@ -88,7 +88,7 @@ def _signal(pid: int, number: int) -> None:
 class LocalExecutor:
     """Child processes on this machine."""
 
-    engines: Path = field(default_factory=engines_folder)
+    engines: Path = field(default_factory=environments_folder)
     warm_idle_s: float = 600.0
     _host: _WarmHost | None = field(init=False, default=None)
 

@@ -119,7 +119,7 @@ def install(
 ) -> None:
     """Make an engine environment beside this one; done already is done at once."""
     with errors_shown(as_json=False):
-        from finery.engines import install as make
+        from finery.environments import install as make
 
         make(name, force=force, tell=typer.echo)
 

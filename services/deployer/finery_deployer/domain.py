@@ -87,7 +87,7 @@ def check_name(name: str) -> None:
             code="invalid_name",
             param="name",
         )
-    if name.startswith(f"{TRIAL_PREFIX}model_"):
+    if name.startswith(f"{TRIAL_PREFIX}mdl_"):
         raise InvalidRequest(
             "names that begin with trial-mdl_ are for trial deployments; choose another one",
             code="name_reserved",

@@ -30,7 +30,7 @@ async def test_wakes_at_the_same_time_start_one_trial(bench: Bench):
         assert again == trial
         assert len(bench.children) == 1
         assert [type(f) for f in await bench.facts(service)].count(DeploymentDeploying) == 1
-        assert (trial.trial, trial.name, trial.qps, trial.default_max_tokens) == (True, "trial-mdl_m", 5.0, None)
+        assert (trial.trial, trial.name, trial.qps, trial.default_max_tokens) == (True, "trial-model_m", 5.0, None)
 
 
 async def test_a_trial_is_called_by_its_ft_name(bench: Bench):
@@ -38,7 +38,7 @@ async def test_a_trial_is_called_by_its_ft_name(bench: Bench):
         trial = await bench.wake(bench.model())
         route = await bench.until_route(trial.id, State.RUNNING)
         job = next((bench.home / "serve").glob("*/serve.json")).read_text()
-    assert route.names == ["trial-mdl_m", "ft:base:p:s:m"]
+    assert route.names == ["trial-model_m", "ft:base:p:s:m"]
     assert '"served_name": "ft:base:p:s:m"' in job
 
 

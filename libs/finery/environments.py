@@ -7,7 +7,6 @@ of what was installed: what is done already is done at once, and a half-made env
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
@@ -18,7 +17,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from finery_contracts.errors import NotFound, Unavailable
-from finery_kit.executor import engines_folder
+from finery_kit.executor import environments_folder
 
 TORCH_FIRST = "torch=="
 ROOT = Path(__file__).resolve().parents[2]
@@ -32,7 +31,7 @@ def install(name: str, *, force: bool = False, tell: Callable[[str], None] = pri
         Unavailable: the package installer failed; its last words are in the message.
     """
     lock = _lock(name)
-    folder = engines_folder() / name
+    folder = environments_folder() / name
     marker = folder / ".installed"
     wanted = _fingerprint(lock)
     if not force and marker.exists() and marker.read_text() == wanted:
@@ -70,7 +69,7 @@ def _finery() -> list[str]:
 
 def _pip(folder: Path, arguments: list[str]) -> None:
     command = [str(folder / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=dict(os.environ), check=False)
+    done = subprocess.run([*command, *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         last = "\n".join(done.stderr.strip().splitlines()[-8:])
         raise Unavailable(
