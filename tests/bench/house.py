@@ -47,8 +47,9 @@ class House:
 def house(*extra: str) -> Iterator[House]:
     """Start on a fresh home, wait for its JSON line, end it by its own pid."""
     with tempfile.TemporaryDirectory(prefix="finery-bench-") as home:
+        port = free_port()
         began = time.monotonic()
-        command = [str(FINERY), "up", "--home", home, "--port", str(free_port()), "--json", *extra]
+        command = [str(FINERY), "up", "--home", home, "--port", str(port), "--json", *extra]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
         try:
             assert process.stdout is not None
@@ -57,3 +58,5 @@ def house(*extra: str) -> Iterator[House]:
         finally:
             process.terminate()
             process.wait(60)
+            if process.stdout is not None:
+                process.stdout.close()

@@ -59,3 +59,5 @@ def installation(home: Path, console: Console) -> Generator[Installation]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait(STOP_S)
+        if process.stdout is not None:
+            process.stdout.close()

@@ -1,0 +1,139 @@
+"""The command line on a stub: shapes under ``--json``, errors with code and status, help with an example."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+import finery.cli.command as command
+from finery.cli.app import application
+from finery.client import Finery
+
+APP = application()
+AT = "2026-11-21T08:00:00Z"
+TASK: dict[str, Any] = {
+    "id": "task_1", "project": "prj_1", "kind": "tune", "name": "tune-it", "state": "succeeded", "version": 6,
+    "created_by": "ann", "created_at": AT, "progress": {"step": 3, "total": 3, "metrics": {"loss": 0.5}},
+}  # fmt: skip
+PAGE = {"has_more": False, "next": None}
+
+
+def answer(request: httpx.Request) -> httpx.Response:
+    """What a tiny installation would say."""
+    path = request.url.path
+    said: dict[str, Any] = {
+        "/api/v1/tasks": {"data": [TASK], **PAGE},
+        "/api/v1/tasks/task_1": TASK,
+        "/api/v1/tasks/task_1/metrics": {
+            "data": [
+                {"seq": n, "at": AT, "attempt": 1, "step": n, "total": 3, "values": {"loss": 3.0 / n}}
+                for n in (1, 2, 3)
+            ],
+            **PAGE,
+        },
+        "/api/v1/tasks/task_1/logs": {"data": [{"seq": 1, "at": AT, "attempt": 1, "text": "lm loss: 0.5"}], **PAGE},
+        "/api/v1/keys": {"data": [], **PAGE},
+        "/api/v1/bill": {"currency": "USD", "total": "0.5", "rows": [], "has_more": False},
+        "/api/v1/events": {"data": [], "has_more": False, "next": 0},
+    }
+    if path in said:
+        return httpx.Response(200, json=said[path])
+    details = [{"line": 17, "code": "not_json", "reason": "broken", "remedy": "mend it"}]
+    error = {"message": "there is none", "type": "invalid_request_error", "param": "id", "code": "task_not_found"}
+    return httpx.Response(404, json={"error": {**error, "details": details}})
+
+
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands talk to ``answer``."""
+    transport = httpx.MockTransport(answer)
+    monkeypatch.setattr(command, "Finery", lambda url, key: Finery(url, key, transport=transport))
+    monkeypatch.setenv("FINERY_URL", "http://stub")
+    monkeypatch.setenv("FINERY_API_KEY", "fk-stub")
+
+
+def run(*words: str) -> Any:
+    return CliRunner().invoke(APP, list(words))
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tasks", "list"), ("tasks", "show", "task_1"), ("tasks", "watch", "task_1"), ("tasks", "metrics", "task_1"),
+        ("logs", "task_1"), ("bill",),
+    ],
+)  # fmt: skip
+def test_json_is_one_object_or_one_line_an_item(stub: None, words: tuple[str, ...]) -> None:
+    done = run(*words, "--json")
+
+    assert done.exit_code == 0, done.output
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert lines
+    assert all(isinstance(line, dict) for line in lines)
+
+
+@pytest.mark.parametrize("words", [("keys", "list"), ("events",)])
+def test_an_empty_list_prints_nothing_under_json(stub: None, words: tuple[str, ...]) -> None:
+    done = run(*words, "--json")
+    assert (done.exit_code, done.stdout) == (0, "")
+
+
+def test_people_see_a_table_and_a_curve(stub: None) -> None:
+    assert "tune-it" in run("tasks", "list").stdout
+    assert "loss: 3 at step 1 → 1 at step 3" in run("tasks", "metrics", "task_1").stdout
+
+
+def test_an_error_of_the_installation_leaves_with_status_1_and_its_code(stub: None) -> None:
+    shown = run("tasks", "show", "task_9")
+    plain = run("tasks", "show", "task_9", "--json")
+
+    assert shown.exit_code == plain.exit_code == 1
+    assert "task_not_found" in shown.stderr
+    assert "mend it" in shown.stderr
+    assert json.loads(plain.stderr)["error"]["details"][0]["line"] == 17
+
+
+def test_without_an_installation_the_command_says_how_to_name_one(tmp_path: Path) -> None:
+    done = run("tasks", "list", "--home", str(tmp_path))
+    assert done.exit_code == 2
+    assert "finery up" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("tasks", "delete", "task_1"),
+        ("tasks", "submit", "--file", "/nowhere.json"),
+        ("run", "nothing"),
+        ("up", "--allow-webhook-network", "nonsense"),
+        ("tasks", "list", "--limit", "0"),
+        ("nonsense",),
+    ],
+)
+def test_a_wrong_command_leaves_with_status_2(stub: None, words: tuple[str, ...]) -> None:
+    assert run(*words).exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("up",), ("demo",), ("run",), ("events",), ("logs",), ("chat",), ("bill",), ("tasks", "submit"),
+        ("datasets", "upload"), ("models", "import"), ("deployments", "create"), ("keys", "create"),
+        ("engines", "install"),
+    ],
+)  # fmt: skip
+def test_help_has_a_sentence_and_an_example(words: tuple[str, ...]) -> None:
+    done = run(*words, "--help")
+    assert done.exit_code == 0
+    assert "Example:" in done.stdout
+
+
+def test_every_word_of_the_issue_is_a_command() -> None:
+    help_text = run("--help").stdout
+    for word in ("up", "demo", "tasks", "models", "datasets", "deployments", "events", "logs", "chat", "keys"):
+        assert word in help_text
