@@ -1,4 +1,4 @@
-"""The composition root of dataset-ingest. The programs in ENGINES do the work; nothing heavy is imported here."""
+"""The composition root of dataset-ingest. ROUTES says which engine does which kind of work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finery_kit.storage import Storage
 from finery_kit.worker import Engine, Worker
 
 NAME = "dataset-ingest"
-ENGINES = {
+ROUTES = {
     TaskKind.INGEST: Engine("finery_dataset_ingest.engine.ingest", warm="if_ready"),
 }
 
@@ -19,7 +19,7 @@ def build(settings: DatasetIngestSettings, executor: Executor | None = None) -> 
     """The service, ready to be started."""
     service = Service(NAME, settings)
     Worker(
-        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        service, ROUTES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
         slots=settings.dataset_ingest_slots, pool=settings.pool,
     )  # fmt: skip
     return service

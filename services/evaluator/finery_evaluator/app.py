@@ -1,4 +1,4 @@
-"""The composition root of evaluator. The programs in ENGINES do the work; nothing heavy is imported here."""
+"""The composition root of evaluator. ROUTES says which engine does which kind of work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finery_kit.storage import Storage
 from finery_kit.worker import Engine, Worker
 
 NAME = "evaluator"
-ENGINES = {
+ROUTES = {
     TaskKind.EVALUATE: Engine("finery_evaluator.engine.answers"),
 }
 
@@ -19,7 +19,7 @@ def build(settings: EvaluatorSettings, executor: Executor | None = None) -> Serv
     """The service, ready to be started."""
     service = Service(NAME, settings)
     Worker(
-        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        service, ROUTES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
         slots=settings.evaluator_slots, pool=settings.pool,
     )  # fmt: skip
     return service

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -10,7 +12,8 @@ from faststream.nats import NatsMessage
 from opentelemetry.trace import SpanKind
 
 from finery_contracts.access import Actor, Role
-from finery_contracts.deployments import DeployCommand, DeploymentView, DeployRequest, ServableModel
+from finery_contracts.deployments import DeployCommand, DeploymentView, DeployRequest, ServableModel, ServableRequest
+from finery_contracts.envelope import Event
 from finery_contracts.inbound import InboundEvent
 from finery_contracts.jobs import TaskKind
 from finery_contracts.model import Record
@@ -52,12 +55,6 @@ NAME = "studio"
 DEFAULT_PROJECT = "default"
 RING_EVERY_S = 5.0
 EXPIRE_EVERY_S = 60.0
-
-
-class ServableRequest(Record):
-    """RPC ``servable``: what is behind a name that a caller used."""
-
-    name: str
 
 
 class Studio:
@@ -274,18 +271,28 @@ class Studio:
         return await read_subject(self.service.jetstream, stream, subject, after=after)
 
 
+# What studio hears: no facts of others yet, snapshots of workers, events of upstream systems, requests.
+ROUTES: dict[type[Event], Callable[..., None]] = {}
+MESSAGES = {
+    Durable.STUDIO_REPORTS: (REPORTS, "finery.report.>", Studio.on_report),
+    Durable.STUDIO_INBOUND: (INBOUND, "finery.in.>", Studio.on_inbound),
+}
+REQUESTS: dict[str, tuple[type[Record], Callable[[Studio, Any], Awaitable[Record]]]] = {
+    "claim": (ClaimRequest, Studio.on_claim),
+    "heartbeat": (HeartbeatRequest, Studio.on_heartbeat),
+    "servable": (ServableRequest, Studio.on_servable),
+}
+
+
 def build(settings: StudioSettings) -> Service:
     """The service, ready to be started."""
     studio = Studio(settings)
     service = studio.service
-    requests: dict[str, Rpc] = {
-        "claim": Rpc(ClaimRequest, studio.on_claim),
-        "heartbeat": Rpc(HeartbeatRequest, studio.on_heartbeat),
-        "servable": Rpc(ServableRequest, studio.on_servable),
-    }
-    answer_requests(service.broker, NAME, requests)
-    subscribe_pull(service.broker, REPORTS.name, "finery.report.>", Durable.STUDIO_REPORTS, studio.on_report)
-    subscribe_pull(service.broker, INBOUND.name, "finery.in.>", Durable.STUDIO_INBOUND, studio.on_inbound)
+    answer_requests(
+        service.broker, NAME, {verb: Rpc(body, partial(answer, studio)) for verb, (body, answer) in REQUESTS.items()}
+    )
+    for durable, (stream, subject, handler) in MESSAGES.items():
+        subscribe_pull(service.broker, stream.name, subject, durable, partial(handler, studio))
     service.before_start.append(studio.first_start)
     service.after_start.append(studio.open_web)
     service.loops += [studio.web_loop, studio.ring_loop, studio.lost_loop, studio.expire_loop]

@@ -1,4 +1,4 @@
-"""The composition root of trainer. The programs in ENGINES do the work; nothing heavy is imported here."""
+"""The composition root of trainer. ROUTES says which engine does which kind of work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finery_kit.worker import Engine, Worker
 from finery_trainer.settings import TrainerSettings
 
 NAME = "trainer"
-ENGINES = {
+ROUTES = {
     TaskKind.TUNE: Engine("finery_trainer.engine.sft"),
 }
 
@@ -19,7 +19,7 @@ def build(settings: TrainerSettings, executor: Executor | None = None) -> Servic
     """The service, ready to be started."""
     service = Service(NAME, settings)
     Worker(
-        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        service, ROUTES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
         slots=settings.trainer_slots, pool=settings.pool,
     )  # fmt: skip
     return service

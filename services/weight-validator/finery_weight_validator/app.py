@@ -1,4 +1,4 @@
-"""The composition root of weight-validator. The programs in ENGINES do the work; nothing heavy is imported here."""
+"""The composition root of weight-validator. ROUTES says which engine does which kind of work."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from finery_kit.worker import Engine, Worker
 from finery_weight_validator.settings import WeightValidatorSettings
 
 NAME = "weight-validator"
-ENGINES = {
+ROUTES = {
     TaskKind.IMPORT: Engine("finery_weight_validator.engine.convert"),
     TaskKind.VALIDATE: Engine("finery_weight_validator.engine.check"),
 }
@@ -20,7 +20,7 @@ def build(settings: WeightValidatorSettings, executor: Executor | None = None) -
     """The service, ready to be started."""
     service = Service(NAME, settings)
     Worker(
-        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        service, ROUTES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
         slots=settings.weight_validator_slots, pool=settings.pool,
     )  # fmt: skip
     return service

@@ -1,0 +1,158 @@
+"""Claims, heartbeats and reports on a real database, without a bus: one attempt for one worker, nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from finery_contracts.access import Actor, Role
+from finery_contracts.errors import Conflict, ErrorBody
+from finery_contracts.jobs import EvaluateOutput, EvaluateSpec, IngestSpec, Phase, TaskKind
+from finery_contracts.tasks import AttemptEnd, ClaimRequest, EndReason, HeartbeatRequest, Report, TaskState, TaskView
+from finery_kit.db import Database
+from finery_kit.delivery import DELIVERY_METADATA, events_since
+from finery_studio.store import STUDIO_METADATA
+from finery_studio.tasks import store
+from finery_studio.tasks.handlers import Pulses, TaskDesk
+from finery_studio.tasks.submit import NewTask, submit
+
+ANN = Actor(project="prj_1", project_name="p", user="ann", key="key_1", role=Role.FULL)
+SPECS: Any = {
+    TaskKind.EVALUATE: lambda tx, task: EvaluateSpec(model="store://m", dataset="store://d"),
+    TaskKind.INGEST: lambda tx, task: IngestSpec(source="store://s", filename="f"),
+}
+
+
+@dataclass
+class Rig:
+    """A desk on a database."""
+
+    database: Database
+    desk: TaskDesk
+
+    async def submit(self, kind: TaskKind = TaskKind.EVALUATE, **said: Any) -> TaskView:
+        new = NewTask(kind=kind, name="t", request=said.pop("request", {}), **said)
+        return await self.database.write(lambda tx: submit(tx, new, ANN, SPECS))
+
+    async def claim(self, request_id: str, *kinds: TaskKind) -> Any:
+        request = ClaimRequest(request_id=request_id, worker="w", kinds=list(kinds or (TaskKind.EVALUATE,)))
+        return (await self.desk.on_claim(request)).claim
+
+    async def task(self, task_id: str) -> TaskView:
+        return await self.database.read(lambda s: store.view_of(store.load(s, "prj_1", task_id)))
+
+    async def report(self, task_id: str, *, attempt: int = 1, seq: int = 1, end: AttemptEnd | None = None) -> None:
+        report = Report(
+            task_id=task_id, attempt=attempt, project="prj_1", worker="w", seq=seq, phase=Phase.RUNNING, running_s=1,
+            end=end,
+        )  # fmt: skip
+        await self.database.write(lambda tx: self.desk.on_report(tx, report))
+
+
+@pytest.fixture
+async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+    """A fresh database."""
+    database = Database(f"sqlite:///{tmp_path / 'studio.sqlite'}", STUDIO_METADATA, DELIVERY_METADATA)
+    database.open()
+    outcomes: Any = dict.fromkeys(TaskKind, lambda tx, task: {})
+    yield Rig(database, TaskDesk(database, SPECS, outcomes, 3, Pulses(), lambda: None, lambda: None))
+    database.close()
+
+
+async def test_the_same_request_gets_the_same_claim_and_another_gets_none(rig: Rig) -> None:
+    task = await rig.submit()
+    first = await rig.claim("r1")
+    assert (first.task_id, first.attempt) == (task.id, 1)
+    assert await rig.claim("r1") == first
+    assert await rig.claim("r2") is None
+
+
+async def test_workers_that_claim_at_once_share_out_what_waits(rig: Rig) -> None:
+    tasks = {(await rig.submit()).id for _ in range(5)}
+    claims = await asyncio.gather(*(rig.claim(f"r{n}") for n in range(8)))
+    assert sorted(c.task_id for c in claims if c) == sorted(tasks)
+
+
+async def test_the_oldest_of_its_kinds_comes_first(rig: Rig) -> None:
+    first = await rig.submit()
+    await rig.submit(TaskKind.INGEST)
+    await rig.submit()
+    assert (await rig.claim("r1", TaskKind.EVALUATE, TaskKind.TUNE)).task_id == first.id
+
+
+async def test_heartbeats_are_answered_continue_stop_or_abandon(rig: Rig) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+    beat = HeartbeatRequest(task_id=task.id, attempt=1, worker="w")
+    assert (await rig.desk.on_heartbeat(beat)).command == "continue"
+    await rig.database.write(lambda tx: rig.desk.terminate(tx, "prj_1", task.id))
+    assert (await rig.desk.on_heartbeat(beat)).command == "stop"
+    stale = beat.model_copy(update={"attempt": 2})
+    assert (await rig.desk.on_heartbeat(stale)).command == "abandon"
+
+
+async def test_a_waiting_task_is_terminated_at_once_and_only_once(rig: Rig) -> None:
+    task = await rig.submit()
+    await rig.database.write(lambda tx: rig.desk.terminate(tx, "prj_1", task.id))
+    assert (await rig.task(task.id)).state is TaskState.TERMINATED
+    assert await rig.claim("r1") is None
+    with pytest.raises(Conflict):
+        await rig.database.write(lambda tx: rig.desk.terminate(tx, "prj_1", task.id))
+
+
+async def test_the_same_report_twice_changes_nothing_twice(rig: Rig) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+    end = AttemptEnd(reason=EndReason.SUCCEEDED, output=EvaluateOutput(metrics={}, samples=1))
+    await rig.report(task.id, end=end)
+    after, log = await rig.task(task.id), await rig.database.read(lambda s: events_since(s, "prj_1"))
+    await rig.report(task.id, end=end)
+    await rig.report(task.id, seq=2)
+    assert await rig.task(task.id) == after
+    assert len(await rig.database.read(lambda s: events_since(s, "prj_1"))) == len(log)
+
+
+async def test_a_lost_worker_cannot_report_any_more(rig: Rig) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+    await rig.database.write(lambda tx: rig.desk.lose(tx, task.id, 1))
+    again = await rig.claim("r2")
+    assert again.attempt == 2
+    await rig.report(task.id, attempt=1, seq=9, end=AttemptEnd(reason=EndReason.SUCCEEDED))
+    assert (await rig.task(task.id)).state is TaskState.PREPARING
+
+
+async def test_what_waits_for_a_task_moves_or_fails_with_it(rig: Rig) -> None:
+    good, bad = await rig.submit(TaskKind.INGEST), await rig.submit(TaskKind.INGEST)
+    happy = await rig.submit(needs=(good.id,))
+    sad = await rig.submit(needs=(good.id, bad.id))
+    assert happy.state is TaskState.CREATED
+    claims = {(await rig.claim(f"r{n}", TaskKind.INGEST)).task_id for n in range(2)}
+    assert claims == {good.id, bad.id}
+
+    await rig.report(good.id, end=AttemptEnd(reason=EndReason.SUCCEEDED))
+    fault = ErrorBody(code="invalid_training_file", message="line 17: broken", details=[{"line": 17}])
+    await rig.report(bad.id, end=AttemptEnd(reason=EndReason.USER_MISTAKE, error=fault))
+
+    assert (await rig.task(happy.id)).state is TaskState.QUEUED
+    failed = await rig.task(sad.id)
+    assert failed.error is not None
+    assert (failed.state, failed.error.code) == (TaskState.FAILED, "invalid_training_file")
+    assert failed.error.details == [{"line": 17}]
+
+
+def test_only_silence_that_was_heard_counts() -> None:
+    now = 100.0
+    pulses = Pulses(clock=lambda: now)
+    assert pulses.silent([("t", 1)], 10) == []  # seen for the first time: studio may have been away
+    now = 109.0
+    pulses.beat("t", 1)
+    now = 118.0
+    assert pulses.silent([("t", 1)], 10) == []
+    now = 120.0
+    assert pulses.silent([("t", 1)], 10) == [("t", 1)]
