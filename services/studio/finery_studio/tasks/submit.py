@@ -94,7 +94,8 @@ def _because_of(task: TaskView, ended: TaskView) -> ErrorBody:
     reason = ended.error.message if ended.error else f"task {ended.id} was {ended.state}"
     details = ended.error.details if ended.error else []
     if ended.kind is TaskKind.INGEST:
-        is_validation = ended.result.get("dataset") == task.request.get("validation")
+        validation = task.request.get("validation")
+        is_validation = validation is not None and ended.result.get("dataset") == validation
         which = "validation_file" if is_validation else "training_file"
         return ErrorBody(code=f"invalid_{which}", message=reason, param=which, details=details)
     return ErrorBody(code="model_not_ready", message=reason, param="model", details=details)
