@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import openai
 import pytest
@@ -12,6 +14,9 @@ from openai import OpenAI
 from openai.types.fine_tuning import FineTuningJob
 
 import finery.recipes.intent_classification as recipe
+from finery.client import Finery
+from finery_contracts.deployments import DeploymentState, DeployRequest
+from tests.bench.house import House
 
 TRAIN = Path(recipe.__file__).with_name("train.jsonl")
 MODEL = "smollm2-135m-instruct"
@@ -24,6 +29,14 @@ def ended(client: OpenAI, job: FineTuningJob, *, within_s: float = 240) -> FineT
         time.sleep(0.3)
         job = client.fine_tuning.jobs.retrieve(job.id)
     return job
+
+
+def wait_for(found: Callable[[], Any], *, within_s: float = 20) -> Any:
+    until = time.monotonic() + within_s
+    while not (value := found()):
+        assert time.monotonic() < until
+        time.sleep(0.1)
+    return value
 
 
 def data(records: int) -> bytes:
@@ -110,6 +123,28 @@ def test_several_answers_and_stop_words(client: OpenAI, job: FineTuningJob) -> N
     assert len(several.choices) == 3
     with pytest.raises(openai.BadRequestError):
         client.chat.completions.create(model=job.fine_tuned_model, messages=messages, n=3, temperature=0)
+
+
+def test_a_deployment_is_called_slowed_down_and_stopped(client: OpenAI, job: FineTuningJob, up: House) -> None:
+    messages = [{"role": "user", "content": "Where is my parcel?"}]
+    with Finery(up.ready["url"], up.ready["api_key"]) as finery:
+        made = finery.deployments.create(DeployRequest(name="desk", model=str(job.fine_tuned_model), qps=0.5))
+        finery.deployments.wait(made.id, DeploymentState.RUNNING)
+        answer = client.chat.completions.create(model="desk", messages=messages, temperature=0)
+        with pytest.raises(openai.RateLimitError) as slowed:
+            client.chat.completions.create(model="desk", messages=messages, temperature=0)
+        finery.deployments.stop("desk")
+        finery.deployments.wait("desk", DeploymentState.STOPPED)
+        with pytest.raises(openai.NotFoundError) as stopped:
+            client.chat.completions.create(model="desk", messages=messages)
+        lines = wait_for(lambda: list(finery.bill.all_lines(noun_id=made.id)))
+
+    assert answer.usage
+    assert answer.usage.completion_tokens <= 16  # a deployment's default
+    assert int(slowed.value.response.headers["retry-after"]) >= 1
+    assert slowed.value.code == "rate_limit_exceeded"
+    assert stopped.value.code == "deployment_not_running"
+    assert sum(line.amount for line in lines) > 0
 
 
 def test_a_bad_line_fails_the_job_and_is_named(client: OpenAI) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -100,6 +101,17 @@ def metrics(shell: Shell, task: Task, name: Annotated[str, typer.Option(help="Wh
         raise UserMistake(f"task {task} has no curve {name!r}; it has {', '.join(names) or 'none yet'}")
     shell.say(f"{name}: {curve[0][1]:.4g} at step {curve[0][0]} → {curve[-1][1]:.4g} at step {curve[-1][0]}")
     shell.say(spark([value for _, value in curve]))
+
+
+@command(group, "artefact", example="finery tasks artefact task_01k… out/samples.jsonl > samples.jsonl")
+def artefact(
+    shell: Shell,
+    task: Task,
+    path: Annotated[str, typer.Argument(help="A file the task left, such as out/samples.jsonl.")],
+) -> None:
+    """Write a file that a task left to standard output: samples of an evaluation, the report of an ingest, the log."""
+    with shell.finery as finery:
+        sys.stdout.buffer.write(finery.tasks.artefact(task, path))
 
 
 @command(group, "trace", example="finery tasks trace task_01k…")
