@@ -6,40 +6,23 @@ It refuses to commit. A route is stored with the change it tells of and put on t
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import MetaData, String, Text, UniqueConstraint, and_, delete, func, or_, update
-from sqlalchemy.engine import Dialect
+from sqlalchemy import MetaData, Text, UniqueConstraint, and_, delete, func, or_, update
 from sqlalchemy.orm import registry
-from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from finery_contracts.deployments import DeploymentState, DeploymentView
 from finery_contracts.errors import NotFound
 from finery_deployer import domain
 from finery_deployer.domain import Decision, Wanted
+from finery_kit.columns import UtcText
 from finery_kit.db import Transaction
 from finery_kit.delivery import emit
 from finery_kit.telemetry import current_traceparent
 
 DEPLOYER_METADATA = MetaData()
-
-
-class UtcText(TypeDecorator[datetime]):
-    """An aware moment as ISO text of one length in UTC: exact and sortable on SQLite and Postgres alike."""
-
-    impl = String(32)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
-        """To the database."""
-        return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """From the database."""
-        return None if value is None else datetime.fromisoformat(value)
 
 
 class _Table(SQLModel, registry=registry(metadata=DEPLOYER_METADATA)):

@@ -7,36 +7,21 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import JSON, Index, LargeBinary, MetaData, String, UniqueConstraint, delete, func, or_, update
-from sqlalchemy.engine import CursorResult, Dialect
+from sqlalchemy import JSON, Index, LargeBinary, MetaData, UniqueConstraint, delete, func, or_, update
+from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import registry
-from sqlalchemy.types import TypeDecorator
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from finery_contracts.errors import NotFound
 from finery_contracts.notifications import DeliveryView, SubscriptionState, SubscriptionView, TopicView
+from finery_kit.columns import UtcText
 from finery_kit.db import Transaction
 from finery_notifier.domain import Purpose
 
 NOTIFIER_METADATA = MetaData()
-
-
-class UtcText(TypeDecorator[datetime]):
-    """An aware moment as ISO text of one length in UTC: exact and sortable on SQLite and Postgres alike."""
-
-    impl = String(32)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> str | None:
-        """To the database."""
-        return None if value is None else value.astimezone(UTC).isoformat(timespec="microseconds")
-
-    def process_result_value(self, value: Any, dialect: Dialect) -> datetime | None:
-        """From the database."""
-        return None if value is None else datetime.fromisoformat(value)
 
 
 class _Table(SQLModel, registry=registry(metadata=NOTIFIER_METADATA)):
