@@ -30,9 +30,9 @@ from finery_kit.executor import LocalExecutor
 from finery_kit.home import lock_home, operator_key, prepare_home, write_private
 from finery_kit.logs import set_up_logs
 from finery_kit.nats_server import NatsServer
+from finery_kit.ports import free_port
 from finery_kit.service import Service
 from finery_kit.settings import load
-from finery_kit.testing import free_port
 
 
 @dataclass(frozen=True)

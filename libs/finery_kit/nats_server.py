@@ -11,12 +11,12 @@ import hashlib
 import hmac
 import json
 import signal
-import socket
 import urllib.request
 from importlib.metadata import files
 from pathlib import Path
 
 from finery_contracts.errors import Unavailable
+from finery_kit.ports import free_port
 
 MAX_FILE_STORE = "20GB"
 MAX_PAYLOAD = 1 << 20
@@ -53,7 +53,7 @@ class NatsServer:
     async def start(self, projects: tuple[str, ...]) -> None:
         """Start and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._projects, self._monitor = projects, _free_port()
+        self._projects, self._monitor = projects, free_port()
         self._write_config()
         with (self.folder / "nats.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
@@ -143,9 +143,3 @@ authorization {{
 def _get(url: str) -> None:
     with urllib.request.urlopen(url, timeout=1) as answer:  # loopback, our own child
         answer.read()
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

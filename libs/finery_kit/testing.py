@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import socket
 import subprocess
 import time
 import urllib.request
@@ -14,31 +12,49 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from finery_kit.nats_server import nats_binary
-
-
-def free_port() -> int:
-    """A port that nobody listens on now, below those that the system gives to outgoing connections meanwhile."""
-    while True:
-        port = random.randint(10_000, 30_000)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+from finery_kit.ports import free_port
 
 
 @contextlib.contextmanager
 def nats_server(folder: Path, *, port: int | None = None) -> Generator[str]:
     """A real broker with JetStream in ``folder``; yields its URL."""
-    port, monitor = port or free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
-    command = [str(nats_binary()), "-a", "127.0.0.1", "-p", str(port), "-m", str(monitor), "-js", "-sd", str(folder)]
-    with (folder / "nats.log").open("ab") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
+    process, port = _started(folder, port)
     try:
-        _await_health(monitor, process)
         yield f"nats://127.0.0.1:{port}"
     finally:
         process.terminate()
         process.wait(timeout=20)
+
+
+def _started(folder: Path, fixed: int | None) -> tuple[subprocess.Popen[bytes], int]:
+    """Another process may take a free port first: then the next one is tried."""
+    for attempt in range(3):
+        port, monitor = fixed or free_port(), free_port()
+        command = [
+            str(nats_binary()),
+            "-a",
+            "127.0.0.1",
+            "-p",
+            str(port),
+            "-m",
+            str(monitor),
+            "-js",
+            "-sd",
+            str(folder),
+        ]
+        with (folder / "nats.log").open("ab") as log:
+            process = subprocess.Popen(command, stdout=log, stderr=log)
+        try:
+            _await_health(monitor, process)
+        except RuntimeError:
+            process.kill()
+            process.wait(timeout=20)
+            if attempt == 2:
+                raise
+        else:
+            return process, port
+    raise AssertionError("unreachable")
 
 
 def _await_health(monitor: int, process: subprocess.Popen[bytes]) -> None:

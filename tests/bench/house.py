@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import psutil
 
-from finery_kit.testing import free_port
+from finery_kit.ports import free_port
 
 FINERY = Path(sys.prefix) / "bin" / "finery"
 

@@ -14,7 +14,8 @@ import httpx
 import pytest
 
 from finery.cli.house import SERVICES
-from finery_kit.testing import free_port, nats_server
+from finery_kit.ports import free_port
+from finery_kit.testing import nats_server
 from tests.bench.house import FINERY
 
 RECORD = b'{"messages": [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]}\n'

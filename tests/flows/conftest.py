@@ -15,7 +15,7 @@ import pytest
 
 from finery.embedded import Options, house
 from finery_kit import executor as executor_module
-from finery_kit.testing import free_port
+from finery_kit.ports import free_port
 
 QUICK = Path(__file__).with_name("quick_engine.py")
 

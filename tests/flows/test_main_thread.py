@@ -10,7 +10,7 @@ import httpx
 from aiohttp import web
 
 from finery.webhooks import verify
-from finery_kit.testing import free_port
+from finery_kit.ports import free_port
 from tests.flows.conftest import ended
 
 GOOD, BAD = b'{"messages": []}\n', b"bad\n"

@@ -14,7 +14,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from finery.embedded import Options, house
-from finery_kit.testing import free_port
+from finery_kit.ports import free_port
 from tests.flows.conftest import QuickExecutor, ended
 from tests.flows.test_main_thread import confirmed, listen, tune, upload
 

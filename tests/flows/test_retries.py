@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from finery.embedded import Options, house
-from finery_kit.testing import free_port
+from finery_kit.ports import free_port
 from tests.flows.conftest import QUICK, QuickExecutor, ended
 from tests.flows.test_main_thread import tune, upload
 

@@ -27,7 +27,8 @@ from finery_kit.bus_init import bus_init
 from finery_kit.db import Database, Transaction
 from finery_kit.delivery import DELIVERY_METADATA, OutboxRow, Relay, emit, events_since
 from finery_kit.nats_server import nats_binary
-from finery_kit.testing import free_port, nats_server
+from finery_kit.ports import free_port
+from finery_kit.testing import nats_server
 
 POSTGRES_URL = os.environ.get("FINERY_TEST_POSTGRES_URL")
 needs_postgres = pytest.mark.skipif(not POSTGRES_URL, reason="no Postgres named")

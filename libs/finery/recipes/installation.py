@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from finery_kit.testing import free_port
+from finery_kit.ports import free_port
 
 STOP_S = 60
 

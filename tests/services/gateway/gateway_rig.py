@@ -34,8 +34,8 @@ from finery_kit.bus import RpcAnswer, RpcRequest
 from finery_kit.bus_init import bus_init
 from finery_kit.db import utc_now
 from finery_kit.keys import key_hash
+from finery_kit.ports import free_port
 from finery_kit.service import Service, running
-from finery_kit.testing import free_port
 
 SECRET = bytes(range(32))
 KEY = "fk-good"

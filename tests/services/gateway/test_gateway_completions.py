@@ -14,7 +14,8 @@ from gateway_rig import USAGE_CHUNK, Rig, chunks, gateway_rig, sent, served
 from finery_contracts.deployments import DeploymentState
 from finery_contracts.streams import KV_KEYS
 from finery_kit.keys import key_hash
-from finery_kit.testing import free_port, nats_server
+from finery_kit.ports import free_port
+from finery_kit.testing import nats_server
 
 CHAT = {"model": "chat", "messages": [{"role": "user", "content": "hi"}]}
 
