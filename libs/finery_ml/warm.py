@@ -58,6 +58,9 @@ def _serve(listener: socket.socket) -> None:
             if not request:
                 connection.close()
                 continue
+            # The next engine of this kind finds its module imported; a faulty one fails in the child, with its log.
+            with contextlib.suppress(Exception):
+                importlib.import_module(request["module"])
             pid = os.fork()
             if pid == 0:
                 listener.close()

@@ -36,7 +36,7 @@ def _up() -> list[Figure]:
 
 def _submit() -> list[Figure]:
     p50, p99 = submit.measure()
-    return [Figure("submit_to_engine_ms", p50, 150), Figure("submit_to_engine_ms_p99", p99, 500)]
+    return [Figure("submit_to_engine_ms", p50, 100), Figure("submit_to_engine_ms_p99", p99, 300)]
 
 
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
