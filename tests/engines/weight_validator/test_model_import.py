@@ -259,3 +259,16 @@ def rotated(name: str, value: np.ndarray) -> np.ndarray:
         return value
     rows, columns = value.shape
     return value.reshape(heads, 2, rows // heads // 2, columns).swapaxes(1, 2).reshape(rows, columns)
+
+
+def test_a_refused_folder_is_told_everything_that_is_wrong_with_it(model: Path, tmp_path: Path) -> None:
+    (model / "generation_config.json").write_text("{nope")
+    change_json(model / "config.json", num_hidden_layers=7)
+
+    status, result, made = import_model(model, tmp_path / "job")
+
+    assert status == 2
+    assert result.error is not None
+    codes = {finding["code"] for finding in result.error.details if finding["severity"] == "error"}
+    assert {"generation_config_not_json", "tensor_missing"} <= codes
+    assert not made.exists()

@@ -282,6 +282,11 @@ class ModelDesk:
     def _invalid(self, tx: Transaction, view: ModelView, task: TaskView) -> None:
         details = task.error.details if task.error else []
         findings = [Finding.model_validate(d) for d in details if {"code", "severity", "where"} <= d.keys()]
+        if not findings and task.error is not None:
+            said = task.error
+            findings = [
+                Finding(code=said.code, severity="error", message=said.message, where=said.param or "-", remedy="-")
+            ]
         told = store.changed(view, state=ModelState.INVALID, error=task.error, findings=findings)
         store.save(tx, told, ModelInvalid)
 

@@ -61,24 +61,29 @@ def check(work: JobFolder) -> ValidateOutput:
     spec = work.job.spec
     if not isinstance(spec, ValidateSpec):
         raise InvalidRequest(f"This engine validates; it cannot {spec.kind}.", code="wrong_engine", param="kind")
-    report = _Report()
-    with _stage(work, "files"):
-        found = survey(Path(spec.model))
-        report.findings += found.findings
-    if not any(finding.code == "not_a_folder" for finding in found.findings):
-        _inspect(work, spec, found, report)
-    output = ValidateOutput(findings=shortened(report.findings), facts=report.facts)
+    output = look_over(work, spec)
     write_atomically(work.out / "report.json", output.model_dump_json(indent=1))
-    errors = errors_of(report.findings)
+    errors = errors_of(output.findings)
     if errors:
         raise WeightsInvalid(
-            f"{found.folder.name} has {len(errors)} fault(s); the first: {errors[0].where}: {errors[0].message}; "
+            f"{Path(spec.model).name} has {len(errors)} fault(s); the first: {errors[0].where}: {errors[0].message}; "
             f"{errors[0].remedy}. The report names them all.",
             code="weights_invalid",
             param=errors[0].where,
             details=[finding.model_dump() for finding in output.findings],
         )
     return output
+
+
+def look_over(work: JobFolder, spec: ValidateSpec) -> ValidateOutput:
+    """Everything that is wrong with a folder, in one go."""
+    report = _Report()
+    with _stage(work, "files"):
+        found = survey(Path(spec.model))
+        report.findings += found.findings
+    if not any(finding.code == "not_a_folder" for finding in found.findings):
+        _inspect(work, spec, found, report)
+    return ValidateOutput(findings=shortened(report.findings), facts=report.facts)
 
 
 def _inspect(work: JobFolder, spec: ValidateSpec, found: Survey, report: _Report) -> None:

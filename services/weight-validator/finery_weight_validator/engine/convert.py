@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from finery_contracts.errors import InvalidRequest, WeightsInvalid
-from finery_contracts.jobs import Finding, ImportOutput, ImportSpec, Phase
+from finery_contracts.jobs import Finding, ImportOutput, ImportSpec, Phase, ValidateSpec
 from finery_ml.job import JobFolder, Terminated, run
 from finery_weight_validator.engine import settled
-from finery_weight_validator.engine.findings import refuse
+from finery_weight_validator.engine.findings import errors_of, refuse
 from finery_weight_validator.engine.folder import Survey, read_json, survey
 from finery_weight_validator.engine.headers import Tensor, read_tensors
 from finery_weight_validator.engine.metadata import code_findings, missing_parts
@@ -28,7 +28,26 @@ _DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "
 
 def main(argv: list[str] | None = None) -> int:
     """Run one job folder; returns the exit status."""
-    return run(convert, argv)
+    return run(convert_or_report, argv)
+
+
+def convert_or_report(work: JobFolder) -> ImportOutput:
+    """Import; a folder that is refused is refused with everything that is wrong with it, not with the first fault."""
+    try:
+        return convert(work)
+    except WeightsInvalid as fault:
+        source = Path(getattr(work.job.spec, "source", ""))
+        if not (source / "config.json").is_file():
+            raise
+        from finery_weight_validator.engine.check import look_over
+
+        found = look_over(work, ValidateSpec(model=str(source), generate=False)).findings
+        raise WeightsInvalid(
+            f"{fault.message} ({len(errors_of(found))} faults in all; the findings name each)",
+            code=fault.error_code,
+            param=fault.param,
+            details=[finding.model_dump() for finding in found],
+        ) from fault
 
 
 def convert(work: JobFolder) -> ImportOutput:
