@@ -270,5 +270,5 @@ def test_a_refused_folder_is_told_everything_that_is_wrong_with_it(model: Path, 
     assert status == 2
     assert result.error is not None
     codes = {finding["code"] for finding in result.error.details if finding["severity"] == "error"}
-    assert {"generation_config_not_json", "tensor_missing"} <= codes
+    assert {"generation_config_not_json", "structure_differs"} <= codes
     assert not made.exists()

@@ -87,13 +87,14 @@ def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> lis
         return [info("structure_not_compared", f"model_type {model_type}", message=why, remedy=remedy)]
     by_name = {tensor.name: tensor for tensor in tensors}
     layers = _layer_count(by_name)
+    findings: list[Finding] = []
     if layers != config["num_hidden_layers"]:
         message = f"it says {config['num_hidden_layers']}, the weights hold {layers} layers"
-        return [_differs("num_hidden_layers", message)]
+        findings.append(_differs("num_hidden_layers", message))
+        config = {**config, "num_hidden_layers": layers}  # the layers that are there can still be compared
     prefix = "" if "embed_tokens.weight" in by_name else "model."
-    return _compare(
-        by_name, expected=_expected(config, prefix), optional={"lm_head.weight"} if _tied(config) else set()
-    )
+    optional = {"lm_head.weight"} if _tied(config) else set[str]()
+    return findings + _compare(by_name, expected=_expected(config, prefix), optional=optional)
 
 
 def dtype_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
