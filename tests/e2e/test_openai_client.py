@@ -138,6 +138,9 @@ def test_a_deployment_is_called_slowed_down_and_stopped(client: OpenAI, job: Fin
         with pytest.raises(openai.NotFoundError) as stopped:
             client.chat.completions.create(model="desk", messages=messages)
         lines = wait_for(lambda: list(finery.bill.all_lines(noun_id=made.id)))
+        with pytest.raises(openai.ConflictError, match="deployment desk"):
+            client.models.delete(str(job.fine_tuned_model))
+        finery.deployments.delete("desk")
 
     assert answer.usage
     assert answer.usage.completion_tokens <= 16  # a deployment's default
