@@ -1,7 +1,10 @@
-"""The composition root of dataset-ingest. ROUTES says which engine does which kind of work."""
+"""The composition root of dataset-ingest. ENGINES says which program does which kind of work."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from finery_contracts.envelope import Event
 from finery_contracts.jobs import TaskKind
 from finery_dataset_ingest.settings import DatasetIngestSettings
 from finery_kit.executor import Executor, LocalExecutor
@@ -10,7 +13,9 @@ from finery_kit.storage import Storage
 from finery_kit.worker import Engine, Worker
 
 NAME = "dataset-ingest"
-ROUTES = {
+# A worker hears no facts, only doorbells: what answers them is the table of engines.
+ROUTES: dict[type[Event], Callable[..., None]] = {}
+ENGINES = {
     TaskKind.INGEST: Engine("finery_dataset_ingest.engine.ingest", warm="if_ready"),
 }
 
@@ -19,7 +24,7 @@ def build(settings: DatasetIngestSettings, executor: Executor | None = None) -> 
     """The service, ready to be started."""
     service = Service(NAME, settings)
     Worker(
-        service, ROUTES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
         slots=settings.dataset_ingest_slots, pool=settings.pool,
     )  # fmt: skip
     return service

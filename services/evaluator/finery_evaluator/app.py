@@ -1,7 +1,10 @@
-"""The composition root of evaluator. ROUTES says which engine does which kind of work."""
+"""The composition root of evaluator. ENGINES says which program does which kind of work."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from finery_contracts.envelope import Event
 from finery_contracts.jobs import TaskKind
 from finery_evaluator.settings import EvaluatorSettings
 from finery_kit.executor import Executor, LocalExecutor
@@ -10,7 +13,9 @@ from finery_kit.storage import Storage
 from finery_kit.worker import Engine, Worker
 
 NAME = "evaluator"
-ROUTES = {
+# A worker hears no facts, only doorbells: what answers them is the table of engines.
+ROUTES: dict[type[Event], Callable[..., None]] = {}
+ENGINES = {
     TaskKind.EVALUATE: Engine("finery_evaluator.engine.answers"),
 }
 
@@ -19,7 +24,7 @@ def build(settings: EvaluatorSettings, executor: Executor | None = None) -> Serv
     """The service, ready to be started."""
     service = Service(NAME, settings)
     Worker(
-        service, ROUTES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
         slots=settings.evaluator_slots, pool=settings.pool,
     )  # fmt: skip
     return service

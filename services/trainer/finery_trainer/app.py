@@ -1,7 +1,10 @@
-"""The composition root of trainer. ROUTES says which engine does which kind of work."""
+"""The composition root of trainer. ENGINES says which program does which kind of work."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from finery_contracts.envelope import Event
 from finery_contracts.jobs import TaskKind
 from finery_kit.executor import Executor, LocalExecutor
 from finery_kit.service import Service
@@ -10,7 +13,9 @@ from finery_kit.worker import Engine, Worker
 from finery_trainer.settings import TrainerSettings
 
 NAME = "trainer"
-ROUTES = {
+# A worker hears no facts, only doorbells: what answers them is the table of engines.
+ROUTES: dict[type[Event], Callable[..., None]] = {}
+ENGINES = {
     TaskKind.TUNE: Engine("finery_trainer.engine.sft"),
 }
 
@@ -19,7 +24,7 @@ def build(settings: TrainerSettings, executor: Executor | None = None) -> Servic
     """The service, ready to be started."""
     service = Service(NAME, settings)
     Worker(
-        service, ROUTES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
         slots=settings.trainer_slots, pool=settings.pool,
     )  # fmt: skip
     return service

@@ -1,7 +1,10 @@
-"""The composition root of weight-validator. ROUTES says which engine does which kind of work."""
+"""The composition root of weight-validator. ENGINES says which program does which kind of work."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from finery_contracts.envelope import Event
 from finery_contracts.jobs import TaskKind
 from finery_kit.executor import Executor, LocalExecutor
 from finery_kit.service import Service
@@ -10,7 +13,9 @@ from finery_kit.worker import Engine, Worker
 from finery_weight_validator.settings import WeightValidatorSettings
 
 NAME = "weight-validator"
-ROUTES = {
+# A worker hears no facts, only doorbells: what answers them is the table of engines.
+ROUTES: dict[type[Event], Callable[..., None]] = {}
+ENGINES = {
     TaskKind.IMPORT: Engine("finery_weight_validator.engine.convert"),
     TaskKind.VALIDATE: Engine("finery_weight_validator.engine.check"),
 }
@@ -20,7 +25,7 @@ def build(settings: WeightValidatorSettings, executor: Executor | None = None) -
     """The service, ready to be started."""
     service = Service(NAME, settings)
     Worker(
-        service, ROUTES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
+        service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
         slots=settings.weight_validator_slots, pool=settings.pool,
     )  # fmt: skip
     return service

@@ -10,7 +10,7 @@ from typing import Any
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import ServableModel
-from finery_contracts.errors import Conflict, Forbidden, InvalidRequest, NotFound
+from finery_contracts.errors import Conflict, InvalidRequest, NotFound
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import (
     Finding,
@@ -34,6 +34,7 @@ from finery_contracts.tasks import NotifyChoice, TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_studio.models import store
 from finery_studio.models.gallery import GalleryEntry
+from finery_studio.models.sources import source_of
 from finery_studio.projects.domain import check_name
 from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, SpecMaker, submit
@@ -68,7 +69,7 @@ class ModelDesk:
         if store.find(tx.session, actor.project, new.name) is not None:
             raise Conflict(f"there is a model named {new.name} already", code="name_taken", param="name")
         entry = self.entry(new.gallery) if new.gallery else None
-        source = self._source(new, entry, actor)
+        source = source_of(new.gallery, new.path, entry, actor, self.allowed_roots)
         task_id = new_id("task")
         view = ModelView(
             id=new_id("mdl"), project=actor.project, name=new.name, description=new.description,
@@ -228,52 +229,6 @@ class ModelDesk:
             store.save(tx, store.changed(view, state=ModelState.DELETED), ModelDeleted)
 
     # --- below --------------------------------------------------------------------------------------------------
-
-    def _source(self, new: NewModel, entry: GalleryEntry | None, actor: Actor) -> dict[str, Any]:
-        if new.path is not None:
-            overrides = {"overrides": entry.overrides, "family": entry.family} if entry else {}
-            return {"source": self._allowed(new.path, actor), **overrides}
-        if entry is None:
-            raise InvalidRequest("say where the weights are: a gallery id or a folder", code="source_missing")
-        if entry.source is None:
-            raise InvalidRequest(
-                f"{new.gallery} comes without recommended weights: give the folder of your own",
-                code="custom_weights_needed", param="path",
-            )  # fmt: skip
-        return {
-            "source": entry.source,
-            "gguf_file": entry.gguf_file,
-            "family": entry.family,
-            "overrides": entry.overrides,
-        }
-
-    def _allowed(self, path: str, actor: Actor) -> str:
-        folder = Path(path.removeprefix("file://"))
-        if "://" in path and not path.startswith("file://"):
-            raise InvalidRequest(f"{path}: only folders of this machine can be imported yet", code="source_unsupported")
-        if not folder.is_absolute():
-            raise InvalidRequest(f"{path}: give an absolute path", code="path_not_absolute", param="path")
-        folder = folder.resolve()
-        inside = any(folder.is_relative_to(root.resolve()) for root in self.allowed_roots)
-        if not inside and actor.role is not Role.OPERATOR:
-            raise Forbidden(
-                f"{path} lies under no allowed root; an operator names roots by FINERY_ALLOWED_ROOTS",
-                code="path_not_allowed", param="path",
-            )  # fmt: skip
-        if not folder.exists():
-            raise InvalidRequest(f"{path}: there is no such folder", code="path_not_found", param="path")
-        if not folder.is_dir():
-            raise InvalidRequest(
-                f"{path} is a single file; give the folder that holds weights, config and tokenizer",
-                code="not_a_folder", param="path",
-            )  # fmt: skip
-        if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
-            raise InvalidRequest(
-                f"{path} has no config.json (and no .gguf file): it is not a model folder; take the whole folder as "
-                "it was published",
-                code="config_missing", param="path",
-            )  # fmt: skip
-        return str(folder)
 
     def _current(self, tx: Transaction, model_id: str) -> ModelView | None:
         row = tx.session.get(store.ModelRow, model_id)
