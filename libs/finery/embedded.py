@@ -19,7 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import aiohttp
 from nats.aio.client import Client
+from nats.errors import Error as NatsError
 
 from finery_contracts.access import ProjectCreated
 from finery_contracts.errors import Conflict, Unavailable
@@ -87,7 +89,7 @@ async def house(options: Options) -> AsyncGenerator[Ready]:
         try:
             async with _services(options, home, nats, executor):
                 await _answers(options)
-                project = await _default_project(home)
+                project = await _admit_known(options, nats, home)
                 ready = Ready(
                     url=f"http://{options.host}:{options.port}", api_key=operator_key(home), home=str(home),
                     nats_url=nats.url(project), project=project,
@@ -208,14 +210,41 @@ def _remember_projects(home: Path, projects: tuple[str, ...]) -> None:
     write_private(home / "projects.json", json.dumps(sorted(projects)))
 
 
-async def _default_project(home: Path) -> str:
-    """The first project's id: its credential is in the bus from the first fact on."""
-    for _ in range(500):
-        known = _known_projects(home)
-        if known:
-            return min(known)
-        await asyncio.sleep(0.01)
-    raise RuntimeError("the default project was not made")
+async def _admit_known(options: Options, nats: NatsServer, home: Path) -> str:
+    """Every project that studio knows gets its bus credential; the answer is the default one, which is the oldest."""
+    url = f"http://{options.host}:{options.port}/api/v1/projects"
+    headers = {"authorization": f"Bearer {operator_key(home)}"}
+    async with aiohttp.ClientSession(headers=headers) as client, client.get(url) as answer:
+        if answer.status != 200:
+            raise Conflict(
+                f"the database knows another operator key than {home / 'api_key'}: take the home it was made with, or "
+                "set FINERY_OPERATOR_KEY",
+                code="operator_key_unknown",
+            )
+        projects = sorted(project["id"] for project in (await answer.json())["data"])
+    for project in projects:
+        await nats.admit(project)
+    _remember_projects(home, nats.projects)
+    await _opens(nats.url(projects[0]))
+    return projects[0]
+
+
+async def _opens(url: str) -> None:
+    """Wait until the broker has read its new configuration and this credential opens it."""
+
+    async def quiet(_: Exception) -> None:
+        return None
+
+    for _ in range(100):
+        client = Client()
+        try:
+            await client.connect(url, allow_reconnect=False, connect_timeout=1, error_cb=quiet)
+        except (NatsError, OSError):
+            await asyncio.sleep(0.02)
+            continue
+        await client.close()
+        return
+    raise Unavailable("the broker does not take the default project's credential", code="broker_failed")
 
 
 def _check_port(options: Options) -> None:
