@@ -22,7 +22,7 @@ from pydantic import BaseModel, ValidationError
 
 from finery_contracts.access import Actor
 from finery_contracts.envelope import Event
-from finery_contracts.errors import ErrorBody, FineryError, InvalidRequest, Unavailable, error_of
+from finery_contracts.errors import ErrorBody, FineryError, InvalidRequest, TooLarge, Unavailable, error_of
 from finery_contracts.model import Record
 from finery_contracts.registry import UnknownEventType, parse_event
 from finery_contracts.streams import EVENTS, rpc_subject
@@ -200,6 +200,7 @@ async def ask(
 
     Raises:
         FineryError: what the owner answered.
+        TooLarge: the bus takes no request of this size.
         Unavailable: no owner is there, or none answered in time.
     """
     request = RpcRequest(
@@ -211,6 +212,8 @@ async def ask(
             rpc_subject(owner, verb), request.model_dump_json().encode(), timeout=timeout_s,
             headers={"traceparent": parent} if parent else None,
         )  # fmt: skip
+    except nats.errors.MaxPayloadError as fault:
+        raise TooLarge("the request is larger than a message may be (1 MiB); shorten its longest field") from fault
     except (nats.errors.NoRespondersError, nats.errors.TimeoutError, nats.errors.ConnectionClosedError) as fault:
         raise Unavailable(f"{owner} does not answer at the moment; try again in a few seconds") from fault
     reply = RpcAnswer.model_validate_json(message.data)

@@ -12,7 +12,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from finery_contracts.envelope import CONTENT_TYPE, Event
+from finery_contracts.errors import TooLarge
 from finery_contracts.ids import new_id
 from finery_contracts.model import Record
 from finery_contracts.streams import EVENTS
@@ -34,6 +35,8 @@ DELIVERY_METADATA = MetaData()
 PAGE = 200
 POLL_S = 0.25
 ACK_TIMEOUT_S = 5.0
+MAX_FACT_BYTES = 1_000_000
+"""The broker takes 1 MiB with headers: a larger fact could never be published, nor any after it."""
 
 
 class _Table(SQLModel, registry=registry(metadata=DELIVERY_METADATA)):
@@ -71,7 +74,11 @@ def emit(
     tx: Transaction, kind: type[Event], noun_id: str, *, project: str, version: int, data: Record,
     traceparent: str | None = None,
 ) -> Event:  # fmt: skip
-    """Store a fact in this transaction; the relay publishes it once it is committed."""
+    """Store a fact in this transaction; the relay publishes it once it is committed.
+
+    Raises:
+        TooLarge: the bus would never take it.
+    """
     event = kind(
         id=new_id("evt"),
         type=kind.type_name(),
@@ -83,9 +90,16 @@ def emit(
         traceparent=traceparent or current_traceparent(),
         data=data,
     )
+    body = event.model_dump_json().encode()
+    if len(body) > MAX_FACT_BYTES:
+        raise TooLarge(
+            f"what is to be said of {kind.NOUN} {noun_id} has {len(body):,} bytes, a fact has at most {MAX_FACT_BYTES:,}; "
+            "shorten its longest field",
+            code="fact_too_large",
+        )
     row = OutboxRow(
         event_id=event.id, project=project, noun=kind.NOUN, noun_id=noun_id, noun_version=version,
-        type=event.type, bus_subject=event.bus_subject, body=event.model_dump_json().encode(),
+        type=event.type, bus_subject=event.bus_subject, body=body,
         traceparent=event.traceparent, created_at=tx.now.isoformat(),
     )  # fmt: skip
     tx.before_commit.append(partial(_append, tx.session, row))
@@ -218,7 +232,7 @@ def events_since(
     if noun_id is not None:
         query = query.where(OutboxRow.noun_id == noun_id)
     if since is not None:
-        query = query.where(col(OutboxRow.created_at) >= since.isoformat())
+        query = query.where(col(OutboxRow.created_at) >= since.astimezone(UTC).isoformat())
     return list(session.exec(query.order_by(col(OutboxRow.seq)).limit(limit)))
 
 

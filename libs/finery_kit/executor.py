@@ -127,7 +127,7 @@ class LocalExecutor:
         if warm == "always" or (warm == "if_ready" and self._host.ready):
             try:
                 return await self._host.start(module, folder, life_line=life_line)
-            except (OSError, ValueError, TimeoutError) as fault:
+            except (OSError, ValueError, TimeoutError, EngineFailed) as fault:
                 log.warning("warm_host_failed", extra={"error": repr(fault)})
                 await self._host.close()
         return await _start_cold(python, module, folder, life_line=life_line)
@@ -187,15 +187,18 @@ class _Warm:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     on_end: Callable[[], None]
-    _status: int | None = None
+    _ending: asyncio.Task[int] | None = None
 
     async def wait(self) -> int:
-        if self._status is None:
-            line = await self.reader.readline()
-            self._status = int(json.loads(line)["status"]) if line else -int(signal.SIGKILL)
-            self.writer.close()
-            self.on_end()
-        return self._status
+        if self._ending is None:  # one reader, however many wait: who started it, and who terminates it
+            self._ending = asyncio.create_task(self._end())
+        return await asyncio.shield(self._ending)
+
+    async def _end(self) -> int:
+        line = await self.reader.readline()
+        self.writer.close()
+        self.on_end()
+        return int(json.loads(line)["status"]) if line else -int(signal.SIGKILL)
 
 
 class _WarmHost:

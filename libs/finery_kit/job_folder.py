@@ -5,6 +5,7 @@ Only fields that are paths are resolved, so nothing a person typed elsewhere can
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from dataclasses import dataclass
@@ -20,7 +21,8 @@ from finery_kit.storage import SCHEME, Storage
 
 PATH_FIELDS = frozenset({"source", "model", "adapter", "train", "validation", "dataset"})
 KEPT = ("out", "log.txt", "progress.jsonl", "result.json")
-LOG_TAIL_LINES = 15
+LOG_TAIL_LINES, LOG_LINE_CHARACTERS, LOG_TAIL_BYTES = 15, 1000, 64 * 2**10
+MAX_DETAILS_BYTES = 128 * 2**10
 _REASONS = {
     "succeeded": EndReason.SUCCEEDED,
     "terminated": EndReason.TERMINATED,
@@ -81,7 +83,7 @@ class AttemptFolder:
             return AttemptEnd(reason=EndReason.LOST, error=error, artefact=artefact)
         if result is None or status not in (0, 2):
             return AttemptEnd(reason=EndReason.CRASHED, error=self._crash(status, artefact), artefact=artefact)
-        return AttemptEnd(reason=_REASONS[result.status], output=result.output, error=result.error, artefact=artefact)
+        return AttemptEnd(reason=_REASONS[result.status], output=result.output, error=_bounded(result.error), artefact=artefact)
 
     def _local(self, value: str) -> str:
         if value.startswith(SCHEME):
@@ -99,7 +101,7 @@ class AttemptFolder:
     def _crash(self, status: int, artefact: str | None) -> ErrorBody:
         how = f"signal {-status}" if status < 0 else f"status {status}"
         log = (self.storage.path(artefact) if artefact else self.folder) / "log.txt"
-        tail = log.read_text(errors="replace").splitlines()[-LOG_TAIL_LINES:] if log.exists() else []
+        tail = [line[:LOG_LINE_CHARACTERS] for line in _end_of(log).splitlines()[-LOG_TAIL_LINES:]]
         return ErrorBody(
             code="engine_crashed",
             message=f"the engine ended with {how}; the last lines of its log follow, all of it is in the task's log",
@@ -113,6 +115,27 @@ class AttemptFolder:
             if (self.folder / name).exists():
                 os.rename(self.folder / name, kept / name)
         return self.storage.put_tree(kept, f"{self.key}/left")
+
+
+def _bounded(error: ErrorBody | None) -> ErrorBody | None:
+    """The first details, as many as a message on the bus has room for; all of them stand in the artefact."""
+    if error is None:
+        return None
+    kept, size = list[dict[str, Any]](), 0
+    for detail in error.details:
+        size += len(json.dumps(detail, default=str))
+        if size > MAX_DETAILS_BYTES:
+            break
+        kept.append(detail)
+    return error.model_copy(update={"details": kept})
+
+
+def _end_of(log: Path) -> str:
+    if not log.exists():
+        return ""
+    with log.open("rb") as file:
+        file.seek(max(0, log.stat().st_size - LOG_TAIL_BYTES))
+        return file.read().decode(errors="replace")
 
 
 def _link(source: str, target: str) -> None:

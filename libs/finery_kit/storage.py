@@ -83,8 +83,8 @@ class Storage:
         try:
             os.rename(folder, target)
         except OSError:
-            aside = self._incoming / f"tree-{os.getpid()}-{target.name}"
-            shutil.copytree(folder, aside)
+            aside = tempfile.mkdtemp(dir=self._incoming)
+            shutil.copytree(folder, aside, dirs_exist_ok=True)
             os.rename(aside, target)
             shutil.rmtree(folder)
         return SCHEME + key

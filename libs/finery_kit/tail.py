@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 MAX_READ = 1 << 20
+_LINE_END = re.compile(r"[\r\n]+")  # not what else Unicode calls one: JSON does not escape it
 
 
 class Tail:
@@ -25,7 +27,7 @@ class Tail:
         if end == 0 and len(data) == MAX_READ:  # a line without end: pass it on in pieces
             end = len(data)
         self.offset += end
-        return [line for line in data[:end].decode(errors="replace").splitlines() if line.strip()]
+        return [line for line in _LINE_END.split(data[:end].decode(errors="replace")) if line.strip()]
 
 
 class Tails:

@@ -198,7 +198,7 @@ def test_what_is_deleted_is_gone(client: OpenAI, job: FineTuningJob) -> None:
         client.chat.completions.create(model=job.fine_tuned_model, messages=[{"role": "user", "content": "hi"}])
     file = client.files.create(file=("gone.jsonl", data(2)), purpose="fine-tune")
     assert client.files.content(file.id).read() == data(2)
-    time.sleep(1.5)
+    wait_for(lambda: client.files.retrieve(file.id).status == "processed")
     assert client.files.delete(file.id).deleted
     with pytest.raises(openai.BadRequestError):
         client.fine_tuning.jobs.create(model=MODEL, training_file=file.id)

@@ -13,7 +13,7 @@ from finery_contracts.datasets import (
     DatasetUploaded,
     DatasetView,
 )
-from finery_contracts.errors import Conflict
+from finery_contracts.errors import Conflict, InvalidRequest
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import IngestOutput, IngestSpec, TaskKind
 from finery_contracts.tasks import NotifyChoice, TaskState, TaskView
@@ -24,6 +24,7 @@ from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, SpecMaker, submit
 
 INGESTED_PURPOSES = ("fine-tune", "evals")
+MAX_NAME = 255
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,10 @@ class Upload:
 
 def register(tx: Transaction, upload: Upload, actor: Actor, specs: dict[TaskKind, SpecMaker]) -> DatasetView:
     """A dataset and its ingest task, in one transaction."""
+    if len(upload.name) > MAX_NAME:
+        raise InvalidRequest(
+            f"the name has {len(upload.name):,} characters, {MAX_NAME} are the limit", code="name_invalid", param="name"
+        )
     dataset_id, task_id = new_id("ds"), new_id("task")
     ingested = upload.purpose in INGESTED_PURPOSES
     view = DatasetView(

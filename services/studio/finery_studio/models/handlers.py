@@ -172,9 +172,11 @@ class ModelDesk:
         base = store.load(tx.session, task.project, request["model"])
         model_id = new_id("mdl")
         short, suffix = model_id[-8:], request.get("suffix") or ""
-        publish = bool(request.get("publish"))
+        publish, wanted = bool(request.get("publish")), request.get("output")
+        if wanted and store.find(tx.session, task.project, wanted) is not None:  # taken since the submit
+            wanted = f"{wanted[:55]}-{short}"
         view = ModelView(
-            id=model_id, project=task.project, name=request.get("output") or f"{suffix or 'tuned'}-{short}",
+            id=model_id, project=task.project, name=wanted or f"{suffix or 'tuned'}-{short}",
             state=ModelState.READY, version=1, created_by=task.created_by, created_at=tx.now, family=base.family,
             gallery=base.gallery, base=base.id, weights=base.weights, adapter=f"{task.artefact}/out/adapter",
             openai_name=f"ft:{base.gallery or base.name}:{request['project_name']}:{suffix}:{short}",

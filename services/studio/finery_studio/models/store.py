@@ -76,7 +76,7 @@ def list_models(
     """Newest first."""
     query = select(ModelRow).where(ModelRow.project == project, ModelRow.state != ModelState.DELETED)
     if search:
-        query = query.where(col(ModelRow.name).contains(search))
+        query = query.where(col(ModelRow.name).contains(search, autoescape=True))
     if after:
         query = query.where(col(ModelRow.id) < after)
     rows = session.exec(query.order_by(col(ModelRow.id).desc()).limit(limit))

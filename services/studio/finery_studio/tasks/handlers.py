@@ -109,6 +109,8 @@ class TaskDesk:
         if row is None or news.attempt != row.attempt or news.seq <= row.report_seq:
             return
         row.report_seq = news.seq
+        if news.end is not None:
+            news = news.model_copy(update={"end": _as_told(row, news.end)})
         before = store.view_of(row)
         decision = domain.report(before, news, tx.now, max_attempts=self.max_attempts)
         self._conclude(tx, row, before, decision)
@@ -120,9 +122,7 @@ class TaskDesk:
             return
         before = store.view_of(row)
         silence = ErrorBody(code="worker_lost", message="the worker was not heard of for too long")
-        end = AttemptEnd(reason=EndReason.LOST, error=silence)
-        if row.stop_requested:
-            end = end.model_copy(update={"reason": EndReason.TERMINATED})
+        end = _as_told(row, AttemptEnd(reason=EndReason.LOST, error=silence))
         self._conclude(tx, row, before, domain.end_attempt(before, end, tx.now, max_attempts=self.max_attempts))
 
     def terminate(self, tx: Transaction, project: str, task_id: str) -> TaskView:
@@ -166,6 +166,13 @@ class TaskDesk:
             if after.state.ended and not before.state.ended:
                 self.outcomes[after.kind](tx, after)
                 self._move_dependents(tx, after)
+
+
+def _as_told(row: store.TaskRow, end: AttemptEnd) -> AttemptEnd:
+    """An attempt that was told to stop ends the task, in good order or not: it is not tried again."""
+    if row.stop_requested and end.reason in (EndReason.CRASHED, EndReason.LOST):
+        return end.model_copy(update={"reason": EndReason.TERMINATED})
+    return end
 
 
 def _json(text: str | None) -> object:

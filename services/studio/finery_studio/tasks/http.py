@@ -57,7 +57,7 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
         FineryError, pydantic.ValidationError: the body is wrong.
     """
     kind = body.get("kind")
-    if kind in NOT_OFFERED:
+    if isinstance(kind, str) and kind in NOT_OFFERED:
         raise NotOffered(f"{NOT_OFFERED[kind]} is not offered yet; tune and evaluate are", param="kind")
     if kind in ("ingest", "import"):
         where = "/api/v1/datasets" if kind == "ingest" else "/api/v1/models"

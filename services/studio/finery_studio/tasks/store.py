@@ -131,7 +131,7 @@ def list_tasks(
     if state:
         query = query.where(TaskRow.state == state)
     if search:
-        query = query.where(or_(col(TaskRow.name).contains(search), col(TaskRow.id) == search))
+        query = query.where(or_(col(TaskRow.name).contains(search, autoescape=True), col(TaskRow.id) == search))
     if after:
         query = query.where(col(TaskRow.id) < after)
     rows = session.exec(query.order_by(col(TaskRow.id).desc()).limit(limit if not metadata else None))

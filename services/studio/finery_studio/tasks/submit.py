@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from finery_contracts.access import Actor
-from finery_contracts.errors import ErrorBody, FineryError
+from finery_contracts.errors import ErrorBody, FineryError, TooLarge
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import EngineSpec, TaskKind
 from finery_contracts.tasks import NotifyChoice, TaskCreated, TaskState, TaskView
@@ -15,6 +15,8 @@ from finery_kit.db import Transaction
 from finery_kit.telemetry import current_traceparent
 from finery_studio.tasks import domain, store
 
+MAX_TASK_BYTES = 256 * 2**10
+"""Of a new task: facts and reports of it must still fit on the bus when it has grown."""
 SpecMaker = Callable[[Transaction, TaskView], EngineSpec]
 """Builds the engine's spec when everything a task waits for is there; raises FineryError when it cannot."""
 
@@ -36,7 +38,11 @@ class NewTask:
 
 
 def submit(tx: Transaction, new: NewTask, actor: Actor, specs: Mapping[TaskKind, SpecMaker]) -> TaskView:
-    """Store the task and, when it waits for nothing, queue it."""
+    """Store the task and, when it waits for nothing, queue it.
+
+    Raises:
+        TooLarge: what was asked for is larger than ``MAX_TASK_BYTES``.
+    """
     task = TaskView(
         id=new.task_id or new_id("task"),
         project=actor.project,
@@ -56,6 +62,12 @@ def submit(tx: Transaction, new: NewTask, actor: Actor, specs: Mapping[TaskKind,
         metadata=dict(new.metadata or {}),
         result=dict(new.result or {}),
     )
+    size = len(task.model_dump_json())
+    if size > MAX_TASK_BYTES:
+        raise TooLarge(
+            f"the task has {size:,} characters, {MAX_TASK_BYTES:,} are the limit; shorten name, options or metadata",
+            code="task_too_large",
+        )
     row = store.TaskRow(
         id=task.id, project=task.project, kind=str(task.kind), state=str(task.state), name=task.name, pool=task.pool,
         created_by=task.created_by, created_at=tx.now.isoformat(), traceparent=current_traceparent(), view="",
