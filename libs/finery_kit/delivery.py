@@ -23,7 +23,6 @@ from sqlalchemy.orm import registry
 from sqlmodel import Field, Session, SQLModel, col, select
 
 from finery_contracts.envelope import CONTENT_TYPE, Event
-from finery_contracts.errors import TooLarge
 from finery_contracts.ids import new_id
 from finery_contracts.model import Record
 from finery_contracts.streams import EVENTS
@@ -35,8 +34,6 @@ DELIVERY_METADATA = MetaData()
 PAGE = 200
 POLL_S = 0.25
 ACK_TIMEOUT_S = 5.0
-MAX_FACT_BYTES = 1_000_000
-"""The broker takes 1 MiB with headers: a larger fact could never be published, nor any after it."""
 
 
 class _Table(SQLModel, registry=registry(metadata=DELIVERY_METADATA)):
@@ -74,11 +71,7 @@ def emit(
     tx: Transaction, kind: type[Event], noun_id: str, *, project: str, version: int, data: Record,
     traceparent: str | None = None,
 ) -> Event:  # fmt: skip
-    """Store a fact in this transaction; the relay publishes it once it is committed.
-
-    Raises:
-        TooLarge: the bus would never take it.
-    """
+    """Store a fact in this transaction; the relay publishes it once it is committed."""
     event = kind(
         id=new_id("evt"),
         type=kind.type_name(),
@@ -90,16 +83,9 @@ def emit(
         traceparent=traceparent or current_traceparent(),
         data=data,
     )
-    body = event.model_dump_json().encode()
-    if len(body) > MAX_FACT_BYTES:
-        raise TooLarge(
-            f"what is to be said of {kind.NOUN} {noun_id} has {len(body):,} bytes, a fact has at most {MAX_FACT_BYTES:,}; "
-            "shorten its longest field",
-            code="fact_too_large",
-        )
     row = OutboxRow(
         event_id=event.id, project=project, noun=kind.NOUN, noun_id=noun_id, noun_version=version,
-        type=event.type, bus_subject=event.bus_subject, body=body,
+        type=event.type, bus_subject=event.bus_subject, body=event.model_dump_json().encode(),
         traceparent=event.traceparent, created_at=tx.now.isoformat(),
     )  # fmt: skip
     tx.before_commit.append(partial(_append, tx.session, row))

@@ -83,7 +83,8 @@ class AttemptFolder:
             return AttemptEnd(reason=EndReason.LOST, error=error, artefact=artefact)
         if result is None or status not in (0, 2):
             return AttemptEnd(reason=EndReason.CRASHED, error=self._crash(status, artefact), artefact=artefact)
-        return AttemptEnd(reason=_REASONS[result.status], output=result.output, error=_bounded(result.error), artefact=artefact)
+        error = _bounded(result.error)
+        return AttemptEnd(reason=_REASONS[result.status], output=result.output, error=error, artefact=artefact)
 
     def _local(self, value: str) -> str:
         if value.startswith(SCHEME):
