@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -24,6 +25,10 @@ def main(argv=None):
     how = json.loads((folder / "how.json").read_text())
     print("at work", flush=True)
     (folder / "environment.json").write_text(json.dumps(dict(os.environ)))
+    if how == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        (folder / "waiting").touch()
+        time.sleep(60)
     if how == "wait":
         stopped = []
         signal.signal(signal.SIGTERM, lambda *_: stopped.append(1))
@@ -85,6 +90,7 @@ async def test_an_engine_runs_and_its_status_and_log_arrive(
     known = json.loads((folder / "environment.json").read_text())
     assert known["OMP_WAIT_POLICY"] == "PASSIVE"
     assert not any("secret" in value for value in known.values())
+    assert {name for name in known if name.startswith("FINERY_")} == {"FINERY_LIFE_LINE"}
 
 
 @pytest.mark.parametrize("warm", ["always", "never"])
@@ -106,6 +112,53 @@ async def test_a_killed_engine_ends_with_its_signal(executor: LocalExecutor, tmp
     await seen(folder / "waiting")
     kill(process)
     assert await process.wait() == -9
+
+
+@pytest.mark.parametrize("warm", ["always", "never"])
+async def test_an_engine_that_does_not_leave_is_killed_after_the_grace_time_while_another_waits_for_it(
+    executor: LocalExecutor, tmp_path: Path, warm: kit.Warmth
+) -> None:
+    folder = a_job(tmp_path, "deaf")
+    process = await executor.start("an_engine", folder, warm=warm)
+    await seen(folder / "waiting")
+    waiting = asyncio.create_task(process.wait())
+    await asyncio.sleep(0)  # it waits before the other does, as an attempt does
+
+    assert await asyncio.wait_for(terminate(process, grace_s=0.1), 10) == -9
+    assert await waiting == -9
+    assert await process.wait() == -9
+
+
+async def test_a_warm_host_that_cannot_be_started_makes_engines_start_cold(
+    executor: LocalExecutor, tmp_path: Path
+) -> None:
+    python = executor.python("ml")
+    python.write_text(python.read_text().replace("sh\n", 'sh\n[ "$2" = finery_ml.warm ] && exit 1\n'))
+
+    process = await executor.start("an_engine", a_job(tmp_path, 0), warm="always")
+
+    assert await process.wait() == 0
+
+
+async def test_a_cold_engine_stops_itself_when_its_starter_is_gone(executor: LocalExecutor, tmp_path: Path) -> None:
+    folder = a_job(tmp_path, "wait")
+    process = await executor.start("an_engine", folder, warm="never")
+    await seen(folder / "waiting")
+
+    line, process.life_line = process.life_line, None  # type: ignore[attr-defined]
+    os.close(line)  # what the end of this process would do
+
+    assert await process.wait() == 0
+    assert (folder / "stopped").read_text() == "2"
+
+
+async def test_an_engine_without_a_life_line_outlives_its_starter(executor: LocalExecutor, tmp_path: Path) -> None:
+    folder = a_job(tmp_path, "wait")
+    process = await executor.start("an_engine", folder, warm="never", life_line=False)
+    await seen(folder / "waiting")
+    assert process.life_line is None  # type: ignore[attr-defined]
+    assert "FINERY_LIFE_LINE" not in json.loads((folder / "environment.json").read_text())
+    assert await terminate(process) == 0
 
 
 async def test_an_engine_stops_itself_when_its_starter_is_gone(executor: LocalExecutor, tmp_path: Path) -> None:

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from finery_contracts.access import Actor, Role
-from finery_contracts.errors import Conflict, ErrorBody
-from finery_contracts.jobs import EvaluateOutput, EvaluateSpec, IngestSpec, Phase, TaskKind
+from finery_contracts.errors import Conflict, ErrorBody, TooLarge
+from finery_contracts.jobs import CheckpointRef, EvaluateOutput, EvaluateSpec, IngestSpec, Phase, TaskKind
 from finery_contracts.tasks import AttemptEnd, ClaimRequest, EndReason, HeartbeatRequest, Report, TaskState, TaskView
 from finery_kit.db import Database
 from finery_kit.delivery import DELIVERY_METADATA, events_since
@@ -46,10 +46,12 @@ class Rig:
     async def task(self, task_id: str) -> TaskView:
         return await self.database.read(lambda s: store.view_of(store.load(s, "prj_1", task_id)))
 
-    async def report(self, task_id: str, *, attempt: int = 1, seq: int = 1, end: AttemptEnd | None = None) -> None:
+    async def report(
+        self, task_id: str, *, attempt: int = 1, seq: int = 1, end: AttemptEnd | None = None, **said: Any
+    ) -> None:
         report = Report(
             task_id=task_id, attempt=attempt, project="prj_1", worker="w", seq=seq, phase=Phase.RUNNING, running_s=1,
-            end=end,
+            end=end, **said,
         )  # fmt: skip
         await self.database.write(lambda tx: self.desk.on_report(tx, report))
 
@@ -83,6 +85,86 @@ async def test_the_oldest_of_its_kinds_comes_first(rig: Rig) -> None:
     await rig.submit(TaskKind.INGEST)
     await rig.submit()
     assert (await rig.claim("r1", TaskKind.EVALUATE, TaskKind.TUNE)).task_id == first.id
+
+
+async def test_priority_comes_before_age(rig: Rig) -> None:
+    await rig.submit()
+    urgent = await rig.submit()
+
+    def hurry(tx: Any) -> None:
+        store.load(tx.session, "prj_1", urgent.id).priority = 1
+
+    await rig.database.write(hurry)
+    assert (await rig.claim("r1")).task_id == urgent.id
+
+
+async def test_a_claim_of_another_pool_or_of_no_kind_gets_nothing(rig: Rig) -> None:
+    await rig.submit()
+    for said in ({"pool": "mine", "kinds": [TaskKind.EVALUATE]}, {"kinds": []}):
+        request = ClaimRequest.model_validate({"request_id": "r", "worker": "w", **said})
+        assert (await rig.desk.on_claim(request)).claim is None
+
+
+async def test_a_retry_resumes_from_the_newest_checkpoint_and_the_first_attempt_from_none(rig: Rig) -> None:
+    task = await rig.submit()
+    assert (await rig.claim("r1")).resume_from is None
+    kept = [CheckpointRef(step=step, path=f"store://c{step}") for step in (2, 4)]
+    await rig.report(task.id, checkpoints=kept)
+    await rig.report(task.id, seq=2, end=AttemptEnd(reason=EndReason.CRASHED))
+
+    again = await rig.claim("r2")
+
+    assert (again.attempt, again.resume_from) == (2, "store://c4")
+
+
+@pytest.mark.parametrize("reason", [EndReason.CRASHED, EndReason.LOST])
+async def test_an_engine_that_does_not_stop_in_good_order_is_not_tried_again(rig: Rig, reason: EndReason) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+    await rig.database.write(lambda tx: rig.desk.terminate(tx, "prj_1", task.id))
+
+    await rig.report(task.id, end=AttemptEnd(reason=reason))
+
+    assert (await rig.task(task.id)).state is TaskState.TERMINATED
+    assert await rig.claim("r2") is None
+
+
+async def test_a_worker_lost_while_it_was_told_to_stop_ends_the_task(rig: Rig) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+    await rig.database.write(lambda tx: rig.desk.terminate(tx, "prj_1", task.id))
+    for _ in range(2):
+        await rig.database.write(lambda tx: rig.desk.lose(tx, task.id, 1))
+    assert (await rig.task(task.id)).state is TaskState.TERMINATED
+    log = await rig.database.read(lambda s: events_since(s, "prj_1", noun_id=task.id))
+    assert [row.type.split(".")[3] for row in log][-2:] == ["attempt_ended", "terminated"]
+
+
+async def test_what_waits_for_a_task_that_was_terminated_fails_and_what_waits_for_that_too(rig: Rig) -> None:
+    first = await rig.submit(TaskKind.INGEST)
+    second = await rig.submit(needs=(first.id,))
+    third = await rig.submit(needs=(second.id,))
+
+    await rig.database.write(lambda tx: rig.desk.terminate(tx, "prj_1", first.id))
+
+    codes = [(await rig.task(task.id)).error for task in (second, third)]
+    assert [error and error.code for error in codes] == ["invalid_training_file", "model_not_ready"]
+
+
+async def test_a_report_with_a_lower_number_changes_nothing(rig: Rig) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+    await rig.report(task.id, seq=5, checkpoints=[CheckpointRef(step=4, path="c4")])
+    after = await rig.task(task.id)
+    await rig.report(task.id, seq=4, checkpoints=[CheckpointRef(step=9, path="c9")])
+    await rig.report(task.id, seq=5, end=AttemptEnd(reason=EndReason.CRASHED))
+    assert await rig.task(task.id) == after
+
+
+async def test_a_task_too_large_for_the_bus_is_refused_and_leaves_nothing(rig: Rig) -> None:
+    with pytest.raises(TooLarge):
+        await rig.submit(request={"name": "n" * 2**18})
+    assert await rig.database.read(lambda s: events_since(s, "prj_1")) == []
 
 
 async def test_heartbeats_are_answered_continue_stop_or_abandon(rig: Rig) -> None:

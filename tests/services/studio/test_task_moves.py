@@ -57,6 +57,30 @@ def test_only_the_moves_of_the_table_are_made(before: TaskState, after: TaskStat
             moves[after](a_task(before))
 
 
+@pytest.mark.parametrize("state", TaskState)
+def test_only_what_is_queued_or_to_be_tried_again_is_claimed(state: TaskState) -> None:
+    if state is TaskState.QUEUED:
+        assert domain.claim(a_task(state), "worker", NOW)[0].state is TaskState.PREPARING
+        return
+    with pytest.raises(IllegalMove, match=str(state)):
+        domain.claim(a_task(state), "worker", NOW)
+    again = a_task(state).model_copy(update={"phase": "retrying"})
+    assert domain.claimable(again) is not state.ended
+
+
+def test_what_waits_to_be_tried_again_is_terminated_at_once() -> None:
+    task, _ = domain.end_attempt(claimed(), AttemptEnd(reason=EndReason.LOST), NOW, max_attempts=3)
+    assert not domain.has_live_attempt(task)
+    stopped, _ = domain.terminate_idle(task, LATER)
+    assert (stopped.state, stopped.phase, stopped.why_waiting) == (TaskState.TERMINATED, None, None)
+
+
+def test_an_attempt_that_never_ran_has_an_interval_of_no_length() -> None:
+    task, _ = domain.report(claimed(), a_report(claimed(), phase=Phase.PREPARING, running_s=0.0), NOW, max_attempts=3)
+    _, facts = domain.end_attempt(task, AttemptEnd(reason=EndReason.TERMINATED), LATER, max_attempts=3)
+    assert facts[0].data.interval.running_s == 0.0  # type: ignore[attr-defined]
+
+
 def test_ended_states_are_left_by_nothing() -> None:
     assert all(not MOVES[state] for state in TaskState if state.ended)
 

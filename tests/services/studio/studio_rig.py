@@ -1,0 +1,139 @@
+"""What studio's tests are made of: the whole service on a database of its own, without a bus, and a worker's moves."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+from sqlmodel import select
+
+from finery_contracts.access import Actor, Role
+from finery_contracts.datasets import DatasetView
+from finery_contracts.errors import ErrorBody
+from finery_contracts.ids import new_id
+from finery_contracts.jobs import (
+    EngineOutput,
+    ImportOutput,
+    IngestOutput,
+    Phase,
+    TaskKind,
+    TuneOutput,
+    ValidateOutput,
+)
+from finery_contracts.models import ModelView
+from finery_contracts.tasks import AttemptEnd, Claim, ClaimRequest, EndReason, Report, TaskView
+from finery_kit.delivery import OutboxRow
+from finery_kit.storage import Blob
+from finery_studio.app import Studio
+from finery_studio.datasets import handlers as dataset_handlers
+from finery_studio.datasets import store as dataset_store
+from finery_studio.edge import forward
+from finery_studio.models import store as model_store
+from finery_studio.projects import store as project_store
+from finery_studio.settings import StudioSettings
+from finery_studio.tasks import store as task_store
+from finery_studio.tuning.handlers import TuneRequest
+
+GALLERY_MODEL = "smollm2-135m-instruct"
+OPERATOR_KEY = "fk-operator-of-the-test"
+OUTPUTS: dict[TaskKind, EngineOutput] = {
+    TaskKind.INGEST: IngestOutput(format="openai", records=500, bad_records=0, content_sha256="c" * 64),
+    TaskKind.IMPORT: ImportOutput(architecture="llama", parameters=10**8, size_bytes=9, dtype="bf16", max_length=2048),
+    TaskKind.VALIDATE: ValidateOutput(),
+    TaskKind.TUNE: TuneOutput(steps=3, trained_tokens=100, metrics={"loss": 0.5}),
+}
+
+
+@dataclass
+class Rig:
+    """Studio's desks on a fresh database; ``actor`` is the default project's operator."""
+
+    studio: Studio
+    actor: Actor
+    deployed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+
+    async def write(self, work: Any) -> Any:
+        return await self.studio.database.write(work)
+
+    async def read(self, work: Any) -> Any:
+        return await self.studio.database.read(work)
+
+    def by(self, role: Role) -> Actor:
+        return self.actor.model_copy(update={"role": role})
+
+    async def task(self, task_id: str) -> TaskView:
+        return await self.read(lambda s: task_store.view_of(task_store.load(s, self.actor.project, task_id)))
+
+    async def model(self, ref: str) -> ModelView:
+        return await self.read(lambda s: model_store.load(s, self.actor.project, ref))
+
+    async def dataset(self, ref: str) -> DatasetView:
+        return await self.read(lambda s: dataset_store.load(s, self.actor.project, ref))
+
+    async def upload(
+        self, name: str = "train.jsonl", *, sha: str = "a" * 64, purpose: str = "fine-tune"
+    ) -> DatasetView:
+        blob = Blob(f"store://{self.actor.project}/blobs/{sha}", sha, 10)
+        given = dataset_handlers.Upload(blob=blob, filename=name, name=name, purpose=purpose)
+        return await self.write(lambda tx: dataset_handlers.register(tx, given, self.actor, self.studio.specs))
+
+    async def tune(self, dataset: str, *, tolerant: bool = True, **said: Any) -> TaskView:
+        asked = TuneRequest.model_validate({"kind": "tune", "model": GALLERY_MODEL, "dataset": dataset, **said})
+        return await self.write(lambda tx: self.studio.tuning.tune(tx, asked, self.actor, tolerant=tolerant))
+
+    async def claim(self, *kinds: TaskKind, request_id: str = "") -> Claim | None:
+        """The next waiting task, as a worker gets it."""
+        request = ClaimRequest(request_id=request_id or new_id("req"), worker="w", kinds=list(kinds or TaskKind))
+        return (await self.studio.tasks.on_claim(request)).claim
+
+    async def end(
+        self, claim: Claim, *, reason: EndReason = EndReason.SUCCEEDED, error: ErrorBody | None = None, seq: int = 1
+    ) -> Report:
+        """The attempt's last report."""
+        output = OUTPUTS.get(claim.spec.kind) if reason is EndReason.SUCCEEDED else None
+        artefact = f"store://{claim.project}/tasks/{claim.task_id}/{claim.attempt}/left"
+        report = Report(
+            task_id=claim.task_id, attempt=claim.attempt, project=claim.project, worker="w", seq=seq,
+            phase=Phase.RUNNING, running_s=1,
+            end=AttemptEnd(reason=reason, output=output, error=error, artefact=artefact),
+        )  # fmt: skip
+        await self.write(lambda tx: self.studio.tasks.on_report(tx, report))
+        return report
+
+    async def work(self, *kinds: TaskKind) -> list[Claim]:
+        """Do everything that waits, and what begins to wait by that; all of it succeeds."""
+        done = list[Claim]()
+        while (claim := await self.claim(*kinds)) is not None:
+            await self.end(claim)
+            done.append(claim)
+        return done
+
+    async def said(self, noun_id: str | None = None) -> list[str]:
+        """Types of the facts in the outbox, oldest first."""
+        rows = await self.read(lambda s: list(s.exec(select(OutboxRow).order_by(OutboxRow.seq))))
+        return [row.type.removeprefix("io.finery.")[:-3] for row in rows if noun_id in (None, row.noun_id)]
+
+    def http(self, key: str = OPERATOR_KEY) -> httpx.AsyncClient:
+        """A client of studio's own HTTP application."""
+        transport = httpx.ASGITransport(app=self.studio.http(), raise_app_exceptions=False)
+        headers = {"authorization": f"Bearer {key}"}
+        return httpx.AsyncClient(transport=transport, base_url="http://studio", headers=headers)
+
+
+async def studio_rig(folder: Path, **settings: Any) -> Rig:
+    """A studio whose other owners answer that nothing is deployed, unless the rig says so."""
+    told = {"home": folder, "installation_secret": "ab" * 32, "operator_key": OPERATOR_KEY, **settings}
+    studio = Studio(StudioSettings(**told))
+    studio.database.open()
+    await studio.first_start()
+    project = (await studio.database.read(project_store.projects))[0]
+    actor = Actor(project=project.id, project_name="default", user="operator", key="key_1", role=Role.OPERATOR)
+    rig = Rig(studio, actor)
+
+    async def owner(_owner: str, _verb: str, _body: Any, _answer: Any, **_: Any) -> forward.Anything:
+        return forward.Anything({"data": rig.deployed, "has_more": False})
+
+    studio._ask = forward.Ask(owner)
+    return rig
