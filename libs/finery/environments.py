@@ -13,11 +13,12 @@ import sys
 import time
 import venv
 from collections.abc import Callable
+from importlib.metadata import Distribution, distribution, version
 from importlib.resources import files
 from pathlib import Path
 
 from finery_contracts.errors import NotFound, Unavailable
-from finery_kit.executor import environments_folder
+from finery_kit.executor import LocalExecutor, environments_folder
 
 TORCH_FIRST = "torch=="
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,6 +47,7 @@ def install(name: str, *, force: bool = False, tell: Callable[[str], None] = pri
     for what, arguments in _steps(lock):
         tell(f"engine environment {name}: installing {what} … [{time.monotonic() - began:.0f} s]")
         _pip(folder, arguments)
+    _install_finery(folder)
     marker.write_text(wanted)
     tell(f"engine environment {name}: ready in {time.monotonic() - began:.0f} s")
     return folder
@@ -55,16 +57,30 @@ def _steps(lock: Path) -> list[tuple[str, list[str]]]:
     """torch alone and first: a range that another package asks for would bring a build for accelerators instead."""
     torch = [line for line in lock.read_text().splitlines() if line.startswith(TORCH_FIRST)]
     steps = [(line, [line]) for line in torch]
-    return [*steps, (f"what {lock.name} pins", ["-r", str(lock)]), ("finery itself", ["--no-deps", *_finery()])]
+    return [*steps, (f"what {lock.name} pins", ["-r", str(lock)])]
 
 
-def _finery() -> list[str]:
-    """This very source: the checkout when there is one, else the installed version."""
-    if (ROOT / "pyproject.toml").exists():
-        return ["-e", str(ROOT)]
-    from importlib.metadata import version
+def _install_finery(folder: Path) -> None:
+    """This very source, never one that an index has under our name: the checkout, or a copy of what is installed."""
+    if _is_checkout():
+        _pip(folder, ["--no-deps", "-e", str(ROOT)])
+        return
+    copy_distribution(distribution("finery"), LocalExecutor(folder.parent).site_packages(folder.name))
 
-    return [f"finery=={version('finery')}"]
+
+def copy_distribution(source: Distribution, target: Path) -> None:
+    """Copy an installed distribution's packages into another environment's site-packages; programs are left out."""
+    root = Path(str(source.locate_file(""))).resolve()
+    for file in source.files or []:
+        path = Path(str(file.locate())).resolve()
+        if path.is_relative_to(root) and path.is_file() and "__pycache__" not in path.parts:
+            place = target / path.relative_to(root)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(path, place)
+
+
+def _is_checkout() -> bool:
+    return (ROOT / "pyproject.toml").exists()
 
 
 def _pip(folder: Path, arguments: list[str]) -> None:
@@ -86,5 +102,6 @@ def _lock(name: str) -> Path:
 
 
 def _fingerprint(lock: Path) -> str:
-    said = f"{sys.version_info[:3]} {ROOT} ".encode() + lock.read_bytes()
+    source = ROOT if _is_checkout() else version("finery")
+    said = f"{sys.version_info[:3]} {source} ".encode() + lock.read_bytes()
     return hashlib.sha256(said).hexdigest()

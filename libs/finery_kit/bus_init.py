@@ -21,7 +21,7 @@ from nats.js.api import (
 from nats.js.errors import NotFoundError
 
 from finery_contracts.jobs import TaskKind
-from finery_contracts.streams import KV_BUCKETS, STREAMS, WORK, ConsumerSpec, StreamSpec, work_consumer
+from finery_contracts.streams import INBOUND, KV_BUCKETS, STREAMS, WORK, ConsumerSpec, StreamSpec, work_consumer
 
 log = logging.getLogger("finery.bus_init")
 WATCH_S = 30.0
@@ -64,6 +64,9 @@ async def _stream(jetstream: JetStreamContext, spec: StreamSpec) -> None:
         max_msgs_per_subject=spec.max_msgs_per_subject,
         duplicate_window=min(spec.duplicate_window_s, spec.max_age_s or spec.duplicate_window_s),
         allow_direct=True,
+        # The server acknowledges to whatever reply subject a publisher names, permissions or not: with acknowledgements
+        # a project's credential could write into the key-value buckets and into other projects' facts.
+        no_ack=spec.name == INBOUND.name,
         persist_mode=PersistMode.ASYNC if spec.quick else None,
     )
     try:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
-import finery.cli.command as command
+import finery.client
 from finery.cli.app import application
 from finery.client import Finery
 
@@ -48,17 +52,29 @@ def answer(request: httpx.Request) -> httpx.Response:
     return httpx.Response(404, json={"error": {**error, "details": details}})
 
 
-@pytest.fixture
-def stub(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands talk to ``answer``."""
-    transport = httpx.MockTransport(answer)
-    monkeypatch.setattr(command, "Finery", lambda url, key: Finery(url, key, transport=transport))
+def point_at(monkeypatch: pytest.MonkeyPatch, said: Callable[[httpx.Request], httpx.Response]) -> None:
+    """Commands talk to ``said``."""
+    transport = httpx.MockTransport(said)
+    monkeypatch.setattr(finery.client, "Finery", lambda url, key: Finery(url, key, transport=transport))
     monkeypatch.setenv("FINERY_URL", "http://stub")
     monkeypatch.setenv("FINERY_API_KEY", "fk-stub")
 
 
+@pytest.fixture
+def stub(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands talk to ``answer``."""
+    point_at(monkeypatch, answer)
+
+
 def run(*words: str) -> Any:
     return CliRunner().invoke(APP, list(words))
+
+
+def commands(group: Any, *above: str) -> list[tuple[str, ...]]:
+    """Every command there is, as its words."""
+    if not hasattr(group, "commands"):
+        return [above]
+    return [words for name, below in group.commands.items() for words in commands(below, *above, name)]
 
 
 @pytest.mark.parametrize(
@@ -81,6 +97,14 @@ def test_json_is_one_object_or_one_line_an_item(stub: None, words: tuple[str, ..
 def test_an_empty_list_prints_nothing_under_json(stub: None, words: tuple[str, ...]) -> None:
     done = run(*words, "--json")
     assert (done.exit_code, done.stdout) == (0, "")
+
+
+def test_an_id_is_shown_whole_on_a_narrow_screen(monkeypatch: pytest.MonkeyPatch) -> None:
+    task = {**TASK, "id": "task_01m7yf4qjet0dz1nkcadyz9kxt"}
+    point_at(monkeypatch, lambda _: httpx.Response(200, json={"data": [task], **PAGE}))
+    monkeypatch.setenv("COLUMNS", "60")
+
+    assert task["id"] in run("tasks", "list").stdout
 
 
 def test_people_see_a_table_and_a_curve(stub: None) -> None:
@@ -119,18 +143,22 @@ def test_a_wrong_command_leaves_with_status_2(stub: None, words: tuple[str, ...]
     assert run(*words).exit_code == 2
 
 
-@pytest.mark.parametrize(
-    "words",
-    [
-        ("up",), ("demo",), ("run",), ("events",), ("logs",), ("chat",), ("bill",), ("tasks", "submit"),
-        ("datasets", "upload"), ("models", "import"), ("deployments", "create"), ("keys", "create"),
-        ("engines", "install"),
-    ],
-)  # fmt: skip
+@pytest.mark.parametrize("words", commands(get_command(APP)), ids=" ".join)
 def test_help_has_a_sentence_and_an_example(words: tuple[str, ...]) -> None:
     done = run(*words, "--help")
     assert done.exit_code == 0
     assert "Example:" in done.stdout
+    if words[0] not in ("run", "bus-init", "engines"):
+        assert "--json" in done.stdout
+
+
+def test_help_imports_neither_the_client_nor_the_services() -> None:
+    heavy = {"asyncio", "fastapi", "httpx", "nats", "openai", "pydantic"}
+    program = "import sys; from finery.cli.app import application; application(); print(*sys.modules)"
+
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert heavy & set(done.stdout.split()) == set()
 
 
 def test_every_word_of_the_issue_is_a_command() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
 import typer
 
@@ -27,9 +28,19 @@ def application() -> typer.Typer:
     return app
 
 
-def main() -> None:
-    """The console script."""
-    application()(prog_name="finery")
+def main(words: Sequence[str] | None = None) -> int:
+    """The console script; the answer is the exit status. With ``--json`` a mistyped command is told as JSON, too."""
+    said = list(sys.argv[1:] if words is None else words)
+    if "--json" not in said:
+        return application()(said, prog_name="finery") or 0
+    try:
+        return application()(said, prog_name="finery", standalone_mode=False) or 0
+    except typer.TyperException as fault:
+        from finery.cli.command import leave
+        from finery_contracts.errors import ErrorBody
+
+        leave(ErrorBody(code="command_invalid", message=fault.format_message()), as_json=True)
+        return fault.exit_code
 
 
 if __name__ == "__main__":

@@ -8,21 +8,24 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from pydantic import BaseModel
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 
-from finery.client import Finery
-from finery.errors import FineryAPIError, TaskDidNotSucceed
-from finery_contracts.errors import ErrorBody, FineryError
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from finery.client import Finery
+    from finery_contracts.errors import ErrorBody
 
 DEFAULT_HOME = Path(".finery")
 Columns = Mapping[str, Callable[[Any], object]]
@@ -53,6 +56,8 @@ class Shell:
     @property
     def finery(self) -> Finery:
         """A client of the installation that was named, or of the local one."""
+        from finery.client import Finery
+
         url, key = self.connection
         return Finery(url, key)
 
@@ -67,20 +72,25 @@ class Shell:
                 f"no installation is known: {path} is not there. Start one with `finery up`, name its --home, or give "
                 "--url and --api-key (or FINERY_URL and FINERY_API_KEY)."
             )
-        known = json.loads(path.read_text())
-        return self.url or known["url"], self.api_key or known["api_key"]
+        try:
+            known = json.loads(path.read_text())
+            return self.url or known["url"], self.api_key or known["api_key"]
+        except (ValueError, KeyError, TypeError) as fault:
+            raise UserMistake(f"{path} is not what `finery up` writes; start it again, or give --url") from fault
 
     def one(self, view: BaseModel | Mapping[str, Any], *, title: str = "") -> None:
         """One thing."""
-        plain = view.model_dump(mode="json") if isinstance(view, BaseModel) else dict(view)
+        plain = dict(view) if isinstance(view, Mapping) else view.model_dump(mode="json")
         if self.as_json:
             print(json.dumps(plain))
             return
         table = Table(title=title or None, show_header=False, box=None)
+        table.add_column()
+        table.add_column(overflow="fold")
         for name, value in plain.items():
             if value not in (None, "", [], {}):
                 shown = value if isinstance(value, str) else json.dumps(value, indent=1)
-                table.add_row(f"[bold]{name}[/]", shown)
+                table.add_row(f"[bold]{escape(name)}[/]", escape(shown))
         self.console.print(table)
 
     def many(self, views: Sequence[BaseModel], columns: Columns) -> None:
@@ -90,10 +100,13 @@ class Shell:
                 print(view.model_dump_json())
             return
         table = Table()
-        for name in columns:
-            table.add_column(name)
-        for view in views:
-            table.add_row(*(str(value(view) if value(view) is not None else "") for value in columns.values()))
+        rows = [["" if (cell := value(view)) is None else str(cell) for value in columns.values()] for view in views]
+        for place, name in enumerate(columns):
+            # An id is there to be copied: however narrow the screen, it is shown whole.
+            whole = max((len(row[place]) for row in rows), default=0) if name == "id" else None
+            table.add_column(name, min_width=whole, overflow="fold")
+        for row in rows:
+            table.add_row(*map(escape, row))
         self.console.print(table if views else "[dim]none yet[/]")
 
     def say(self, text: str) -> None:
@@ -142,41 +155,64 @@ class errors_shown:  # noqa: N801 - reads as a phrase where it is used
         return None
 
     def __exit__(self, kind: type[BaseException] | None, fault: BaseException | None, trace: object) -> None:
-        if isinstance(fault, TaskDidNotSucceed):
-            body = fault.task.error or ErrorBody(code=f"task_{fault.task.state}", message=str(fault))
-            self._leave(body, 1, fault)
-        if isinstance(fault, FineryAPIError):
-            body = ErrorBody(code=fault.code, message=fault.message, param=fault.param, details=fault.details)
-            self._leave(body, 1, fault)
-        if isinstance(fault, FineryError):
-            self._leave(fault.body, 1, fault)
-        if isinstance(fault, UserMistake):
-            self._leave(ErrorBody(code="command_invalid", message=str(fault)), 2, fault)
-        if isinstance(fault, OSError):
-            place = f"{fault.filename}: " if fault.filename else ""
-            self._leave(ErrorBody(code="file_not_readable", message=f"{place}{fault.strerror or fault}"), 2, fault)
+        if fault is None:
+            return
         if isinstance(fault, KeyboardInterrupt):
             raise typer.Exit(130) from fault
+        if isinstance(fault, BrokenPipeError):
+            # Whoever read our output has enough; what Python would still flush goes nowhere.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            raise typer.Exit(1) from fault
+        told = told_of(fault)
+        if told is not None:
+            body, status = told
+            leave(body, as_json=self._as_json)
+            raise typer.Exit(status) from fault
 
-    def _leave(self, body: ErrorBody, status: int, fault: BaseException) -> None:
-        if self._as_json:
-            print(json.dumps({"error": body.model_dump(mode="json")}), file=sys.stderr)
-        else:
-            show_error(body)
-        raise typer.Exit(status) from fault
+
+def told_of(fault: BaseException) -> tuple[ErrorBody, int] | None:
+    """What to say of an error, and the exit status; None for one that nobody foresaw."""
+    from pydantic import ValidationError
+
+    from finery.errors import FineryAPIError
+    from finery_contracts.errors import ErrorBody, FineryError
+
+    if isinstance(fault, FineryAPIError):
+        return ErrorBody(code=fault.code, message=fault.message, param=fault.param, details=fault.details), 1
+    if isinstance(fault, FineryError):
+        return fault.body, 1
+    if isinstance(fault, UserMistake):
+        return ErrorBody(code="command_invalid", message=str(fault)), 2
+    if isinstance(fault, ValidationError):
+        details = [{"field": ".".join(map(str, e["loc"])), "reason": e["msg"]} for e in fault.errors()]
+        return ErrorBody(code="command_invalid", message="the command's values are not valid", details=details), 2
+    if isinstance(fault, TimeoutError):  # an OSError too, so it is asked for first
+        return ErrorBody(code="timeout", message=f"{fault}; look again later, nothing was stopped"), 1
+    if isinstance(fault, OSError):
+        place = f"{fault.filename}: " if fault.filename else ""
+        return ErrorBody(code="file_not_readable", message=f"{place}{fault.strerror or fault}"), 2
+    return None
+
+
+def leave(body: ErrorBody, *, as_json: bool) -> None:
+    """The last word: on standard error, in the form that was asked for."""
+    if as_json:
+        print(json.dumps({"error": body.model_dump(mode="json")}), file=sys.stderr)
+    else:
+        show_error(body)
 
 
 def show_error(body: ErrorBody) -> None:
     """Code, message, place, and a table of the single faults."""
     console = Console(stderr=True)
-    place = f"\n[dim]at[/] {body.param}" if body.param else ""
-    console.print(Panel(f"{body.message}{place}", title=f"[red]{body.code}", border_style="red"))
+    place = f"\n[dim]at[/] {escape(body.param)}" if body.param else ""
+    console.print(Panel(f"{escape(body.message)}{place}", title=f"[red]{escape(body.code)}", border_style="red"))
     rows = body.details
     if rows:
         names = list(dict.fromkeys(name for row in rows for name, value in row.items() if value is not None))
         table = Table(*names)
         for row in rows[:20]:
-            table.add_row(*(str(row.get(name, "")) for name in names))
+            table.add_row(*(escape(str(row.get(name, ""))) for name in names))
         console.print(table)
         if len(rows) > 20:
             console.print(f"[dim]… and {len(rows) - 20} more; --json shows all[/]")

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from finery.cli.command import Columns, Shell, command
-from finery_contracts.deployments import DeploymentState, DeployRequest
 
 group = typer.Typer(help="Deployments: create, start, stop, delete.", no_args_is_help=True)
 Deployment = Annotated[str, typer.Argument(help="A deployment's id or name.")]
@@ -20,7 +19,7 @@ COLUMNS: Columns = {
 
 @command(group, "list", example="finery deployments list")
 def list_deployments(shell: Shell, limit: Annotated[int, typer.Option(min=1, max=100)] = 20) -> None:
-    """List deployments, newest first."""
+    """List deployments, oldest first."""
     with shell.finery as finery:
         shell.many(finery.deployments.list(limit=limit).data, COLUMNS)
 
@@ -43,6 +42,8 @@ def create(
     wait: Wait = True,
 ) -> None:
     """Deploy a model under a name."""
+    from finery_contracts.deployments import DeploymentState, DeployRequest
+
     request = DeployRequest(
         name=name, model=model, qps=qps, default_max_tokens=default_max_tokens, idle_stop_s=idle_stop_s
     )
@@ -54,6 +55,8 @@ def create(
 @command(group, "start", example="finery deployments start support")
 def start(shell: Shell, deployment: Deployment, wait: Wait = True) -> None:
     """Start a stopped deployment."""
+    from finery_contracts.deployments import DeploymentState
+
     with shell.finery as finery:
         made = finery.deployments.start(deployment)
         shell.one(finery.deployments.wait(made.id, DeploymentState.RUNNING) if wait else made)
@@ -62,6 +65,8 @@ def start(shell: Shell, deployment: Deployment, wait: Wait = True) -> None:
 @command(group, "stop", example="finery deployments stop support")
 def stop(shell: Shell, deployment: Deployment, wait: Wait = True) -> None:
     """Stop a deployment; running answers are finished."""
+    from finery_contracts.deployments import DeploymentState
+
     with shell.finery as finery:
         made = finery.deployments.stop(deployment)
         shell.one(finery.deployments.wait(made.id, DeploymentState.STOPPED) if wait else made)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import importlib
 import ipaddress
+import signal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.panel import Panel
@@ -19,6 +19,7 @@ SERVICES = {
     "gateway": "Gateway", "notifier": "Notifier", "billing-meter": "BillingMeter",
 }  # fmt: skip
 Home = Annotated[Path, typer.Option("--home", envvar="FINERY_HOME", help="Folder for all state; made when missing.")]
+Level = Literal["DEBUG", "INFO", "WARNING", "ERROR"]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON line when ready.")]
 
 
@@ -33,12 +34,14 @@ def up(
     allow_webhook_network: Annotated[
         list[str] | None, typer.Option(help="An internal network webhooks may go to, such as 127.0.0.0/8.")
     ] = None,
-    log_level: Annotated[str, typer.Option(help="DEBUG, INFO, WARNING or ERROR.")] = "INFO",
+    log_level: Annotated[Level, typer.Option(case_sensitive=False, help="What home/finery.log keeps.")] = "INFO",
     as_json: AsJson = False,
 ) -> None:
     """Start everything on this machine and stay up: broker, database, services, one port. SIGTERM ends it cleanly."""
     with errors_shown(as_json=as_json):
         networks = tuple(_network(text) for text in allow_webhook_network or [])
+        import asyncio
+
         from finery.embedded import Options, Ready, run
 
         shell = Shell(as_json)
@@ -56,7 +59,7 @@ def up(
                 )
             )
 
-        asyncio.run(run(Options(home, port, host, otlp_endpoint, networks, log_level.upper()), on_ready))
+        asyncio.run(run(Options(home, port, host, otlp_endpoint, networks, log_level), on_ready))
 
 
 def demo(
@@ -67,6 +70,8 @@ def demo(
     with errors_shown(as_json=as_json):
         from finery.recipes.intent_classification.recipe import run
 
+        # Told to end is as good as Ctrl-C: the installation below must not outlive the demo.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         raise typer.Exit(run(home, as_json=as_json))
 
 
@@ -75,6 +80,8 @@ def run_service(service: Annotated[str, typer.Argument(help=f"One of: {', '.join
     with errors_shown(as_json=False):
         if service not in SERVICES:
             raise UserMistake(f"there is no service {service!r}; there are {', '.join(SERVICES)}")
+        import asyncio
+
         from finery_kit.home import prepare_home
         from finery_kit.logs import set_up_logs
         from finery_kit.settings import Settings, load
@@ -97,6 +104,8 @@ def run_service(service: Annotated[str, typer.Argument(help=f"One of: {', '.join
 def bus_init_command() -> None:
     """Make or correct every stream, consumer and bucket on the bus that FINERY_NATS_URL names. Safe to repeat."""
     with errors_shown(as_json=False):
+        import asyncio
+
         from finery_kit.bus_init import bus_init
         from finery_kit.service import connected
         from finery_kit.settings import Settings, load

@@ -7,7 +7,6 @@ from typing import Annotated, Literal
 import typer
 
 from finery.cli.command import Columns, Shell, command
-from finery_contracts.access import Role
 
 keys = typer.Typer(help="API keys: at most five for each user and project.", no_args_is_help=True)
 projects = typer.Typer(help="Projects (for the operator).", no_args_is_help=True)
@@ -31,11 +30,13 @@ def list_keys(shell: Shell) -> None:
 def create_key(
     shell: Shell,
     description: Annotated[str, typer.Option(help="What it is for.")] = "",
-    role: Annotated[Role, typer.Option(help="full, common or read.")] = Role.FULL,
+    role: Annotated[Literal["full", "common", "read"], typer.Option(help="What it may do.")] = "full",
 ) -> None:
     """Make a key; its secret is shown now and never again."""
+    from finery_contracts.access import Role
+
     with shell.finery as finery:
-        shell.one(finery.keys.create(description=description, role=role))
+        shell.one(finery.keys.create(description=description, role=Role(role)))
 
 
 @command(keys, "revoke", example="finery keys revoke key_01k…")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from finery.cli.command import Columns, Shell, UserMistake, command
+from finery.cli.command import Columns, Shell, command
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,28 +60,30 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0, max=2)] = 0.7,
 ) -> None:
     """Talk to a model; answers are streamed. An ft: name is woken by the first message."""
-    from openai import APIStatusError, OpenAI
+    from openai import OpenAI
+
+    from finery.completions import faults_translated
 
     url, key = shell.connection
     history: list[dict[str, str]] = [{"role": "system", "content": system}] if system else []
     options: dict[str, Any] = {"model": model, "max_tokens": max_tokens, "temperature": temperature}
-    with OpenAI(base_url=f"{url}/v1", api_key=key, timeout=120) as client:
+    with faults_translated(), OpenAI(base_url=f"{url}/v1", api_key=key, timeout=120, max_retries=0) as client:
         while (said := message or _asked()) is not None:
             history.append({"role": "user", "content": said})
-            try:
-                answer = _answer(shell, client, history, options)
-            except APIStatusError as fault:
-                raise UserMistake(str(fault.message)) from fault
+            answer = _answer(shell, client, history, options)
             history.append({"role": "assistant", "content": answer})
             if message is not None:
                 return
 
 
 def _asked() -> str | None:
+    """The next thing a person says; an empty line is asked again, the end of input ends the conversation."""
     try:
-        return input("you> ").strip() or None
+        while not (said := input("you> ").strip()):
+            continue
     except EOFError:
         return None
+    return said
 
 
 def _answer(shell: Shell, client: OpenAI, history: list[dict[str, str]], options: dict[str, Any]) -> str:

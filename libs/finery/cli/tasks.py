@@ -5,15 +5,18 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.tree import Tree
+from rich.markup import escape
 
 from finery.cli.command import Columns, Shell, UserMistake, command
-from finery.resources.tasks import SpanView
-from finery_contracts.tasks import TaskView
+
+if TYPE_CHECKING:
+    from rich.tree import Tree
+
+    from finery.resources.tasks import SpanView
+    from finery_contracts.tasks import TaskView
 
 group = typer.Typer(help="Tasks: ingest, import, validate, tune, evaluate.", no_args_is_help=True)
 Task = Annotated[str, typer.Argument(help="A task's id.")]
@@ -127,6 +130,8 @@ def trace(shell: Shell, task: Task) -> None:
 
 def follow(shell: Shell, task_id: str) -> TaskView:
     """A progress bar, or with --json a line whenever something changed."""
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     last: tuple[object, ...] = ()
     with shell.finery as finery, Progress(*columns, console=shell.console, disable=shell.as_json) as bars:
@@ -137,14 +142,14 @@ def follow(shell: Shell, task_id: str) -> TaskView:
             news = task.progress
             loss = f" loss {news.metrics['loss']:.4g}" if "loss" in news.metrics else ""
             left = f", {news.eta_s:.0f} s left" if news.eta_s else ""
-            text = f"{task.kind} {task.why_waiting or task.state} {news.step}/{news.total}{loss}{left}"
+            text = f"{task.kind} {escape(task.why_waiting or task.state)} {news.step}/{news.total}{loss}{left}"
             bars.update(bar, description=text, total=news.total or None, completed=news.step)
             if shell.as_json and last != (task.state, news.step):
                 print(task.model_dump_json(), flush=True)
             last = (task.state, news.step)
 
         done = finery.tasks.wait(task_id, on_progress=on_progress)
-    shell.say(f"[green]{done.kind} {done.state}[/] {done.result or ''}")
+    shell.say(f"[green]{done.kind} {done.state}[/] {escape(str(done.result or ''))}")
     return done
 
 
@@ -161,6 +166,8 @@ def spark(values: list[float]) -> str:
 
 def tree_of(trace_id: str, spans: list[SpanView]) -> Tree:
     """Spans below their parents."""
+    from rich.tree import Tree
+
     known = {span.span_id for span in spans}
     tree = Tree(trace_id)
 
@@ -169,7 +176,7 @@ def tree_of(trace_id: str, spans: list[SpanView]) -> Tree:
             if (span.parent_id if span.parent_id in known else None) == parent:
                 took = (span.end_ns - span.start_ns) / 1e6
                 service = (span.service or "").removeprefix("finery-")
-                grow(branch.add(f"[cyan]{service}[/] {span.name} [dim]{took:,.0f} ms[/]"), span.span_id)
+                grow(branch.add(f"[cyan]{service}[/] {escape(span.name)} [dim]{took:,.0f} ms[/]"), span.span_id)
 
     grow(tree, None)
     return tree

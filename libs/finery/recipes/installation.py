@@ -13,6 +13,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from finery_contracts.errors import Unavailable
 from finery_kit.ports import free_port
 
 STOP_S = 60
@@ -27,16 +28,12 @@ class Installation:
     home: Path
 
 
-class DidNotStart(RuntimeError):
-    """``finery up`` left without getting ready; its own words say why."""
-
-
 @contextlib.contextmanager
 def installation(home: Path, console: Console) -> Generator[Installation]:
     """Start, yield, end.
 
     Raises:
-        DidNotStart: it did not get ready.
+        Unavailable: it did not get ready; its own words on standard error say why.
     """
     command = [
         sys.executable, "-m", "finery.cli.app", "up", "--home", str(home), "--port", str(free_port()), "--json",
@@ -48,7 +45,10 @@ def installation(home: Path, console: Console) -> Generator[Installation]:
         assert process.stdout is not None
         line = process.stdout.readline()
         if not line.strip():
-            raise DidNotStart(f"finery up left with status {process.wait(STOP_S)}")
+            raise Unavailable(
+                f"finery up left with status {process.wait(STOP_S)}; see above, and {home}/finery.log",
+                code="did_not_start",
+            )
         said = json.loads(line)
         console.print(f"finery up: ready in {time.monotonic() - began:.1f} s at {said['url']}, state in {home}")
         yield Installation(said["url"], said["api_key"], home)

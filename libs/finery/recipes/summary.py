@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.tree import Tree
 
@@ -96,8 +97,8 @@ def _tree(summary: Summary) -> Tree:
         for span in children.get(parent, []):
             if matters(span):
                 took = (span.end_ns - span.start_ns) / 1e6
-                name = f"[cyan]{(span.service or '').removeprefix('finery-')}[/] {span.name} [dim]{took:,.0f} ms[/]"
-                grow(branch.add(name), span.span_id)
+                service = (span.service or "").removeprefix("finery-")
+                grow(branch.add(f"[cyan]{service}[/] {escape(span.name)} [dim]{took:,.0f} ms[/]"), span.span_id)
 
     grow(tree, None)
     return tree

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     Progress,
@@ -26,6 +27,7 @@ from rich.progress import (
 )
 
 from finery.client import Finery
+from finery.completions import faults_translated
 from finery.recipes.installation import Installation, installation
 from finery.recipes.receiver import Receiver
 from finery.recipes.summary import Summary, TaskRow, show, trace_of
@@ -68,7 +70,9 @@ class Run:
         def on_progress(task: TaskView) -> None:
             news = task.progress
             loss = f"loss {news.metrics['loss']:.3f}" if "loss" in news.metrics else news.message or str(task.state)
-            self.progress.update(bar, total=news.total or None, completed=news.step, description=f"{step}: {loss}")
+            self.progress.update(
+                bar, total=news.total or None, completed=news.step, description=f"{step}: {escape(loss)}"
+            )
 
         done = self.finery.tasks.wait(task_id, on_progress=on_progress)
         total = done.progress.total or 1
@@ -91,7 +95,7 @@ def run(home: Path, *, as_json: bool = False) -> int:
     with installation(home, console) as up, _receiver() as receiver:
         finery = Finery(up.url, up.api_key)
         official = OpenAI(base_url=f"{up.url}/v1", api_key=up.api_key, timeout=120)
-        with finery, official, Progress(*_columns(), console=console) as progress:
+        with faults_translated(), finery, official, Progress(*_columns(), console=console) as progress:
             stamp = time.strftime("%Y%m%d-%H%M%S")
             work = Run(finery, official, console, progress, f"demo-{stamp}", stamp)
             _subscribe(work, receiver)
@@ -196,7 +200,7 @@ def _serve(work: Run, tuned: str) -> tuple[str, list[dict[str, str]]]:
     work.progress.stop_task(bar)
     for row in answers:
         mark = "[green]✓[/]" if row["answer"] == row["expected"] else "[red]✗[/]"
-        work.progress.console.print(f"{mark} {row['how']:8} {row['answer']:22} ← {row['message'][:80]}")
+        work.progress.console.print(f"{mark} {row['how']:8} {escape(row['answer']):22} ← {escape(row['message'][:80])}")
     return deployment.id, answers
 
 
