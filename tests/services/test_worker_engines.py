@@ -1,4 +1,4 @@
-"""What the worker services offer: their kinds with programs that are there; settings that cannot work stop the start."""
+"""What worker services offer: kinds with programs that are there; settings that cannot work stop the start."""
 
 from __future__ import annotations
 
