@@ -9,6 +9,7 @@ from pydantic import Field
 from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.model import Record, Request, UtcTime
+from finery_contracts.options import AutoStop
 from finery_contracts.tasks import NotifyChoice
 
 
@@ -48,6 +49,8 @@ class DeploymentView(Record):
     default_max_tokens: int | None = 16
     max_length: int = 4096
     idle_stop_s: float | None = None
+    auto_stop_s: int | None = None
+    auto_stop_at: UtcTime | None = Field(default=None, description="when it stops by itself; known once that is near")
     running_s: float = 0.0
     runs: int = Field(default=0, description="how often it was started")
     notify: NotifyChoice | None = None
@@ -98,6 +101,12 @@ class DeploymentDeleted(DeploymentFact):
     FACT = "deleted"
 
 
+class DeploymentAutoStopSoon(DeploymentFact):
+    """Its auto-stop is near: ``auto_stop_at``."""
+
+    FACT = "auto_stop_soon"
+
+
 class InstanceInterval(Record):
     """What billing counts. Key: (instance, n)."""
 
@@ -140,6 +149,7 @@ class DeployRequest(Request):
     default_max_tokens: int | None = Field(default=16, ge=1)
     max_length: int | None = Field(default=None, ge=16)
     idle_stop_s: float | None = Field(default=None, ge=1)
+    auto_stop_s: AutoStop | None = Field(default=None, description="stop after so many running seconds; off by default")
     notify: NotifyChoice | None = None
 
 

@@ -107,7 +107,9 @@ class EngineJob(Record):
     attempt: int
     project_id: str
     spec: EngineSpec
-    resume_from: str | None = Field(default=None, description="path of a verified checkpoint folder")
+    resume_from: list[str] = Field(
+        default_factory=list, description="checkpoint folders, newest first; the first that verifies is taken"
+    )
     traceparent: str | None = None
     threads: int = Field(default=2, ge=1)
 

@@ -20,7 +20,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import GenerateJsonSchema
 
-from finery_contracts import inbound, jobs, notifications, tasks
+from finery_contracts import inbound, jobs, notifications, work
 from finery_contracts.compatibility import incompatibilities
 from finery_contracts.envelope import Event
 from finery_contracts.registry import EVENTS
@@ -40,13 +40,13 @@ FILES: dict[str, type[BaseModel]] = {
     "engine.serve-ready": jobs.ServeReady,
     "engine.serve-status": jobs.ServeStatus,
     "bus.inbound": inbound.InboundEvent,
-    "bus.report": tasks.Report,
-    "bus.metric-point": tasks.MetricPoint,
-    "bus.log-line": tasks.LogLine,
-    "bus.claim": tasks.ClaimRequest,
-    "bus.claim-answer": tasks.ClaimAnswer,
-    "bus.heartbeat": tasks.HeartbeatRequest,
-    "bus.heartbeat-answer": tasks.HeartbeatAnswer,
+    "bus.report": work.Report,
+    "bus.metric-point": work.MetricPoint,
+    "bus.log-line": work.LogLine,
+    "bus.claim": work.ClaimRequest,
+    "bus.claim-answer": work.ClaimAnswer,
+    "bus.heartbeat": work.HeartbeatRequest,
+    "bus.heartbeat-answer": work.HeartbeatAnswer,
 }
 """Contracts that are no events: the files of an engine, and what else is said on the bus."""
 

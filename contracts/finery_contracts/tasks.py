@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
 from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
-from finery_contracts.jobs import CheckpointRef, EngineOutput, EngineSpec, Phase, TaskKind
+from finery_contracts.jobs import CheckpointRef, EngineOutput, TaskKind
 from finery_contracts.model import Record, UtcTime
 
 
@@ -39,14 +39,37 @@ class EndReason(StrEnum):
     SUCCEEDED = "succeeded"
     USER_MISTAKE = "user_mistake"
     TERMINATED = "terminated"
+    AUTO_STOP = "auto_stop"
+    BUDGET = "budget"
+    PAUSED = "paused"
     CRASHED = "crashed"
     LOST = "lost"
+    HUNG = "hung"
+    PREEMPTED = "preempted"
     STALE = "stale"
 
     @property
     def billed(self) -> bool:
         """SPEC BI1: what failed by our fault costs nothing."""
-        return self in {EndReason.SUCCEEDED, EndReason.USER_MISTAKE, EndReason.TERMINATED}
+        return self in BILLED
+
+
+BILLED = frozenset(
+    {
+        EndReason.SUCCEEDED, EndReason.USER_MISTAKE, EndReason.TERMINATED, EndReason.AUTO_STOP, EndReason.BUDGET,
+        EndReason.PAUSED,
+    }
+)  # fmt: skip
+
+
+class StopReason(StrEnum):
+    """Why a running attempt is told to stop; its last checkpoint is kept whatever the reason."""
+
+    TERMINATE = "terminate"
+    AUTO_STOP = "auto_stop"
+    BUDGET = "budget"
+    PAUSE = "pause"
+    HUNG = "hung"
 
 
 class NotifyChoice(Record):
@@ -54,6 +77,14 @@ class NotifyChoice(Record):
 
     topic: str = Field(description="topic name or id")
     events: list[str] = Field(default_factory=list, description="such as succeeded, failed, deployment.running")
+
+
+class Note(Record):
+    """A remark on a task's page."""
+
+    at: UtcTime
+    code: str
+    text: str
 
 
 class TaskProgress(Record):
@@ -96,6 +127,13 @@ class TaskView(Record):
     pool: str = "public"
     flavour: str = "cpu"
     instances: int = 1
+    priority: int = 50
+    place: int | None = Field(default=None, description="in the queue of its pool, 1 is next; filled in when read")
+    auto_stop_s: int | None = None
+    on_hang: Literal["tell", "retry"] = "tell"
+    keep_logs: str | None = None
+    stop_reason: StopReason | None = Field(default=None, description="it was told to stop, and for this reason")
+    running_s: float = Field(default=0.0, description="of all attempts together")
     created_at: UtcTime
     queued_at: UtcTime | None = None
     started_at: UtcTime | None = None
@@ -109,6 +147,7 @@ class TaskView(Record):
     artefact: str | None = Field(default=None, description="store URL of what the attempt left")
     result: dict[str, str] = Field(default_factory=dict, description="ids of what came of it: dataset, model, …")
     error: ErrorBody | None = None
+    notes: list[Note] = Field(default_factory=list[Note], description="the newest twenty")
     notify: NotifyChoice | None = None
     metadata: dict[str, str] = Field(default_factory=dict)
 
@@ -149,6 +188,54 @@ class TaskRetrying(TaskFact):
     """An attempt was lost or crashed; the task waits for the next one."""
 
     FACT = "retrying"
+
+
+class TaskPaused(TaskFact):
+    """It rests, its last checkpoint is kept; nothing is billed until it is resumed."""
+
+    FACT = "paused"
+
+
+class TaskResumed(TaskFact):
+    """It goes on: it waits for a worker again."""
+
+    FACT = "resumed"
+
+
+class TaskSuspectedHang(TaskFact):
+    """The engine made no step for much longer than its steps take; the newest note says how long."""
+
+    FACT = "suspected_hang"
+
+
+class TaskAutoStopSoon(TaskFact):
+    """Its auto-stop is near; the newest note says when."""
+
+    FACT = "auto_stop_soon"
+
+
+class TaskDeleted(TaskFact):
+    """The task is gone; its history stays in the event log."""
+
+    FACT = "deleted"
+
+
+class MoveRefusedData(Record):
+    """The task as it is and stays, what was asked of it, and why not."""
+
+    task: TaskView
+    asked: str = Field(description="such as pause, resume, terminate, delete")
+    by: str
+    error: ErrorBody
+
+
+class TaskMoveRefused(Event):
+    """Somebody asked for a move that the task's state does not allow."""
+
+    NOUN = "task"
+    FACT = "move_refused"
+    SAID_BY = "studio"
+    data: MoveRefusedData
 
 
 class RunInterval(Record):
@@ -195,106 +282,3 @@ class TaskTerminated(TaskFact):
     """Someone stopped the task; the last checkpoint is kept."""
 
     FACT = "terminated"
-
-
-# --- between worker and studio -------------------------------------------------------------------------------------
-
-
-class ClaimRequest(Record):
-    """``finery.rpc.studio.claim``: a worker with a free slot. The same request id gets the same answer."""
-
-    request_id: str
-    worker: str
-    kinds: list[TaskKind]
-    pool: str = "public"
-
-
-class Claim(Record):
-    """What a worker is to do; every write lies under ``<task>/<attempt>/``."""
-
-    task_id: str
-    attempt: int
-    project: str
-    spec: EngineSpec
-    resume_from: str | None = Field(default=None, description="store URL of a verified checkpoint")
-    traceparent: str | None = None
-    progress_interval_s: float = 1.0
-
-
-class ClaimAnswer(Record):
-    """A claim, or nothing to do at the moment."""
-
-    claim: Claim | None = None
-
-
-class HeartbeatRequest(Record):
-    """``finery.rpc.studio.heartbeat``: every two seconds while an attempt lives."""
-
-    task_id: str
-    attempt: int
-    worker: str
-
-
-class HeartbeatAnswer(Record):
-    """``stop``: end and save; ``abandon``: the fence moved on, end without a report."""
-
-    command: Literal["continue", "stop", "abandon"]
-    reason: str | None = None
-
-
-class AttemptEnd(Record):
-    """How it went; ``artefact`` is the store URL of the attempt's folder."""
-
-    reason: EndReason
-    output: EngineOutput | None = None
-    error: ErrorBody | None = None
-    artefact: str | None = None
-
-
-class Report(Record):
-    """A whole snapshot of an attempt; a later one (``seq``) implies the earlier."""
-
-    task_id: str
-    attempt: int
-    project: str
-    worker: str
-    seq: int
-    phase: Phase
-    preparing_s: float = 0.0
-    running_s: float = 0.0
-    progress: TaskProgress = TaskProgress()
-    checkpoints: list[CheckpointRef] = Field(default_factory=list[CheckpointRef])
-    end: AttemptEnd | None = None
-    traceparent: str | None = None
-
-
-class MetricPoint(Record):
-    """One point of a curve on the METRICS stream."""
-
-    at: UtcTime
-    attempt: int
-    step: int
-    total: int
-    values: dict[str, float]
-
-
-class LogLine(Record):
-    """One line of an engine's log on the LOGS stream."""
-
-    at: UtcTime
-    attempt: int
-    text: str
-
-
-AnyTaskFact = Annotated[
-    TaskCreated
-    | TaskQueued
-    | TaskPreparing
-    | TaskRunning
-    | TaskRetrying
-    | TaskAttemptEnded
-    | TaskSucceeded
-    | TaskFailed
-    | TaskTerminated,
-    Field(),
-]

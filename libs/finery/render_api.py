@@ -29,7 +29,7 @@ from finery_contracts.inbound import InboundEvent
 from finery_contracts.jobs import TaskKind
 from finery_contracts.registry import EVENTS
 from finery_contracts.streams import log_subject, metric_subject, report_subject, work_subject
-from finery_contracts.tasks import LogLine, MetricPoint, Report
+from finery_contracts.work import LogLine, MetricPoint, Report
 from finery_studio.app import Studio
 from finery_studio.settings import StudioSettings
 

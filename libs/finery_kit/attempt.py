@@ -18,17 +18,8 @@ from pydantic import ValidationError
 from finery_contracts.errors import EngineFailed, FineryError, Unavailable
 from finery_contracts.jobs import CheckpointRef, Phase, Progress, Span
 from finery_contracts.streams import LOGS, METRICS, REPORTS, log_subject, metric_subject, report_subject
-from finery_contracts.tasks import (
-    AttemptEnd,
-    Claim,
-    EndReason,
-    HeartbeatAnswer,
-    HeartbeatRequest,
-    LogLine,
-    MetricPoint,
-    Report,
-    TaskProgress,
-)
+from finery_contracts.tasks import EndReason, TaskProgress
+from finery_contracts.work import AttemptEnd, Claim, HeartbeatAnswer, HeartbeatRequest, LogLine, MetricPoint, Report
 from finery_kit.bus import ask
 from finery_kit.db import utc_now
 from finery_kit.executor import EngineProcess, Executor, kill, terminate

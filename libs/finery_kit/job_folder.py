@@ -16,7 +16,8 @@ from pydantic import ValidationError
 
 from finery_contracts.errors import EngineFailed, ErrorBody
 from finery_contracts.jobs import CheckpointRef, EngineJob, JobResult
-from finery_contracts.tasks import AttemptEnd, Claim, EndReason
+from finery_contracts.tasks import EndReason
+from finery_contracts.work import AttemptEnd, Claim
 from finery_kit.storage import SCHEME, Storage
 
 PATH_FIELDS = frozenset({"source", "model", "adapter", "train", "validation", "dataset"})
@@ -52,7 +53,7 @@ class AttemptFolder:
         for name in PATH_FIELDS & spec.keys():
             if isinstance(spec[name], str):
                 spec[name] = self._local(spec[name])
-        resume = self._local(self.claim.resume_from) if self.claim.resume_from else None
+        resume = [str(path) for url in self.claim.resume_from if (path := self.storage.find(url)) is not None]
         job = EngineJob.model_validate(
             {
                 "task_id": self.claim.task_id, "attempt": self.claim.attempt, "project_id": self.claim.project,

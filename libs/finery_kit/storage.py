@@ -37,14 +37,19 @@ class Storage:
         self._incoming = root / ".incoming"
         self._incoming.mkdir(parents=True, exist_ok=True)
 
+    def find(self, url: str) -> Path | None:
+        """The local path of a URL, or None when nothing lies there."""
+        path = self._resolve(url)
+        return path if path.exists() else None
+
     def path(self, url: str) -> Path:
         """The local path of a URL.
 
         Raises:
             NotFound: nothing lies there.
         """
-        path = self._resolve(url)
-        if not path.exists():
+        path = self.find(url)
+        if path is None:
             raise NotFound(f"the artefact {url} is gone", code="artefact_missing")
         return path
 

@@ -21,7 +21,7 @@ from ulid import ULID
 from finery_contracts.errors import FineryError, Unavailable
 from finery_contracts.jobs import TaskKind
 from finery_contracts.streams import WORK, work_durable, work_subject
-from finery_contracts.tasks import Claim, ClaimAnswer, ClaimRequest
+from finery_contracts.work import Claim, ClaimAnswer, ClaimRequest
 from finery_kit.attempt import Attempt
 from finery_kit.bus import INBOX, ask, raw_decoder
 from finery_kit.executor import Executor, Warmth

@@ -109,7 +109,7 @@ def canonical(tmp_path: Path) -> MakeParquet:
 def engine_job(tmp_path: Path) -> MakeJob:
     """Makes a job folder that asks for ``spec``."""
 
-    def make(spec: Any, *, resume_from: Path | None = None) -> Path:
+    def make(spec: Any, *, resume_from: Sequence[Path] = ()) -> Path:
         folder = tmp_path / f"job-{len(list(tmp_path.glob('job-*')))}"
         folder.mkdir()
         job = EngineJob(
@@ -117,7 +117,7 @@ def engine_job(tmp_path: Path) -> MakeJob:
             attempt=1,
             project_id="proj_test",
             spec=spec,
-            resume_from=str(resume_from) if resume_from else None,
+            resume_from=[str(path) for path in resume_from],
         )
         (folder / "job.json").write_text(job.model_dump_json(), encoding="utf-8")
         return folder

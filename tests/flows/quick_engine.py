@@ -60,7 +60,8 @@ def _ingest(work: JobFolder, spec: IngestSpec) -> IngestOutput:
 def _tune(work: JobFolder, spec: TuneSpec) -> TuneOutput:
     seconds = float(os.environ.get("QUICK_TUNE_S", "0"))
     steps = 3 if not seconds else max(3, int(seconds / 0.05))
-    start = json.loads((Path(work.job.resume_from) / "state.json").read_text())["step"] if work.job.resume_from else 0
+    kept = work.job.resume_from
+    start = json.loads((Path(kept[0]) / "state.json").read_text())["step"] if kept else 0
     for step in range(start + 1, steps + 1):
         time.sleep(0.05 if seconds else 0)
         folder = work.checkpoints / f"checkpoint-{step}"

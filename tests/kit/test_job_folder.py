@@ -9,8 +9,9 @@ import pytest
 
 from finery_contracts.errors import ErrorBody, NotFound
 from finery_contracts.jobs import CheckpointRef, EngineJob, IngestOutput, IngestSpec, JobResult, TuneSpec
-from finery_contracts.tasks import Claim, EndReason
+from finery_contracts.tasks import EndReason
 from finery_contracts.tuning import TuneParameters
+from finery_contracts.work import Claim
 from finery_kit.job_folder import MAX_DETAILS_BYTES, AttemptFolder
 from finery_kit.storage import Storage
 
@@ -19,7 +20,7 @@ DONE = JobResult(
 )  # fmt: skip
 
 
-def a_folder(tmp_path: Path, spec: IngestSpec | TuneSpec | None = None, **said: str) -> AttemptFolder:
+def a_folder(tmp_path: Path, spec: IngestSpec | TuneSpec | None = None, **said: object) -> AttemptFolder:
     storage = Storage(tmp_path.resolve() / "store")
     (tmp_path / "source").mkdir(exist_ok=True)
     storage.put_tree(tmp_path / "source", "prj_1/source")
@@ -37,10 +38,11 @@ def left(files: AttemptFolder, result: JobResult | None, log: str = "") -> None:
 
 def test_only_paths_become_local(tmp_path: Path) -> None:
     spec = TuneSpec(model="package://llm", train="store://prj_1/source", parameters=TuneParameters())
-    files = a_folder(tmp_path, spec, resume_from="store://prj_1/source")
+    files = a_folder(tmp_path, spec, resume_from=["store://prj_1/gone", "store://prj_1/source"])
     files.prepare("00-x")
     job = EngineJob.model_validate_json((files.folder / "job.json").read_bytes())
-    assert job.spec.model_dump()["train"] == job.resume_from == str(files.storage.root / "prj_1" / "source")
+    here = str(files.storage.root / "prj_1" / "source")
+    assert (job.spec.model_dump()["train"], job.resume_from) == (here, [here])
     assert job.spec.model_dump()["model"] == str(tmp_path / "packages" / "llm")
 
     named = a_folder(tmp_path / "b")

@@ -12,7 +12,8 @@ from pydantic import Field
 from finery.errors import TaskDidNotSucceed
 from finery.transport import Page, Transport, every
 from finery_contracts.model import Record
-from finery_contracts.tasks import LogLine, MetricPoint, TaskState, TaskView
+from finery_contracts.tasks import TaskState, TaskView
+from finery_contracts.work import LogLine, MetricPoint
 
 FIRST_POLL_S, LAST_POLL_S = 0.2, 1.0
 PATH = "/api/v1/tasks"

@@ -18,7 +18,7 @@ from finery_contracts.inbound import InboundEvent
 from finery_contracts.jobs import TaskKind
 from finery_contracts.model import Record
 from finery_contracts.streams import INBOUND, REPORTS, Durable, work_subject
-from finery_contracts.tasks import ClaimRequest, HeartbeatRequest, Report
+from finery_contracts.work import ClaimRequest, HeartbeatRequest, Report
 from finery_kit.bus import Call, Rpc, answer_requests, ask, subscribe_pull
 from finery_kit.db import Database, Transaction
 from finery_kit.delivery import DELIVERY_METADATA

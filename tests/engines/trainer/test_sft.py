@@ -140,7 +140,7 @@ def test_a_run_stopped_by_sigterm_keeps_its_work_and_resumes_on_the_very_same_cu
     checkpoint = published_checkpoints(stopped / "checkpoints")[-1]
     assert (checkpoint.name, verify_checkpoint(checkpoint)) == (f"checkpoint-{at}", True)
     # when it is resumed, and when another run was never stopped
-    resumed, unbroken = engine_job(spec, resume_from=checkpoint), engine_job(spec)
+    resumed, unbroken = engine_job(spec, resume_from=[checkpoint]), engine_job(spec)
     assert [main([str(resumed)]), main([str(unbroken)])] == [0, 0]
     # then
     expected = losses_of(progress_of(unbroken))
@@ -242,14 +242,25 @@ def test_a_model_folder_without_weights_is_refused(
     assert result_of(folder).error.code == "model_unreadable"
 
 
-def test_a_damaged_checkpoint_is_not_resumed_from(
-    tmp_path: Path, tiny_model: Path, canonical: MakeParquet, engine_job: MakeJob, result_of: ResultOf
+def test_a_damaged_checkpoint_is_passed_over_and_an_older_one_taken(
+    tiny_model: Path, canonical: MakeParquet, engine_job: MakeJob, progress_of: ProgressOf
 ) -> None:
-    damaged = tmp_path / "checkpoint-3"
-    damaged.mkdir()
-    folder = engine_job(spec_of(tiny_model, canonical(RECORDS)), resume_from=damaged)
-    assert main([str(folder)]) == 2
-    assert result_of(folder).error.code == "checkpoint_not_verified"
+    # given two checkpoints, the newer of which lost a byte
+    spec = spec_of(tiny_model, canonical(RECORDS), iterations=6, checkpoint_interval=2)
+    whole = engine_job(spec)
+    assert main([str(whole)]) == 0
+    older, newer = published_checkpoints(whole / "checkpoints")[:2]
+    weights = newer / "adapter_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1])
+    # when
+    folder = engine_job(spec, resume_from=[newer, older])
+    assert main([str(folder)]) == 0
+    # then
+    assert min(losses_of(progress_of(folder))) == int(older.name.rpartition("-")[2]) + 1
+    # and with none that is whole it begins anew
+    alone = engine_job(spec, resume_from=[newer])
+    assert main([str(alone)]) == 0
+    assert min(losses_of(progress_of(alone))) == 1
 
 
 def test_a_job_of_another_kind_is_refused(

@@ -23,7 +23,8 @@ from finery_contracts.jobs import (
     ValidateOutput,
 )
 from finery_contracts.models import ModelView
-from finery_contracts.tasks import AttemptEnd, Claim, ClaimRequest, EndReason, Report, TaskView
+from finery_contracts.tasks import EndReason, TaskView
+from finery_contracts.work import AttemptEnd, Claim, ClaimRequest, Report
 from finery_kit.delivery import OutboxRow
 from finery_kit.storage import Blob
 from finery_studio.app import Studio

@@ -13,7 +13,8 @@ import pytest
 from finery_contracts.access import Actor, Role
 from finery_contracts.errors import Conflict, ErrorBody, TooLarge
 from finery_contracts.jobs import CheckpointRef, EvaluateOutput, EvaluateSpec, IngestSpec, Phase, TaskKind
-from finery_contracts.tasks import AttemptEnd, ClaimRequest, EndReason, HeartbeatRequest, Report, TaskState, TaskView
+from finery_contracts.tasks import EndReason, TaskState, TaskView
+from finery_contracts.work import AttemptEnd, ClaimRequest, HeartbeatRequest, Report
 from finery_kit.db import Database
 from finery_kit.delivery import DELIVERY_METADATA, events_since
 from finery_studio.store import STUDIO_METADATA
@@ -107,14 +108,14 @@ async def test_a_claim_of_another_pool_or_of_no_kind_gets_nothing(rig: Rig) -> N
 
 async def test_a_retry_resumes_from_the_newest_checkpoint_and_the_first_attempt_from_none(rig: Rig) -> None:
     task = await rig.submit()
-    assert (await rig.claim("r1")).resume_from is None
+    assert (await rig.claim("r1")).resume_from == []
     kept = [CheckpointRef(step=step, path=f"store://c{step}") for step in (2, 4)]
     await rig.report(task.id, checkpoints=kept)
     await rig.report(task.id, seq=2, end=AttemptEnd(reason=EndReason.CRASHED))
 
     again = await rig.claim("r2")
 
-    assert (again.attempt, again.resume_from) == (2, "store://c4")
+    assert (again.attempt, again.resume_from) == (2, ["store://c4", "store://c2"])
 
 
 @pytest.mark.parametrize("reason", [EndReason.CRASHED, EndReason.LOST])

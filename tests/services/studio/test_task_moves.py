@@ -9,7 +9,8 @@ import pytest
 
 from finery_contracts.errors import ErrorBody
 from finery_contracts.jobs import CheckpointRef, Phase, TaskKind
-from finery_contracts.tasks import AttemptEnd, EndReason, Report, TaskAttemptEnded, TaskState, TaskView
+from finery_contracts.tasks import EndReason, TaskAttemptEnded, TaskState, TaskView
+from finery_contracts.work import AttemptEnd, Report
 from finery_studio.tasks import domain
 from finery_studio.tasks.domain import MOVES, IllegalMove
 

@@ -11,11 +11,9 @@ from finery_contracts.errors import Conflict, EngineFailed, ErrorBody
 from finery_contracts.jobs import Phase
 from finery_contracts.model import Record
 from finery_contracts.tasks import (
-    AttemptEnd,
     AttemptEndedData,
     AttemptView,
     EndReason,
-    Report,
     RunInterval,
     TaskAttemptEnded,
     TaskFailed,
@@ -28,6 +26,7 @@ from finery_contracts.tasks import (
     TaskTerminated,
     TaskView,
 )
+from finery_contracts.work import AttemptEnd, Report
 
 MOVES: dict[TaskState, frozenset[TaskState]] = {
     TaskState.CREATED: frozenset({TaskState.QUEUED, TaskState.FAILED, TaskState.TERMINATED}),

@@ -10,17 +10,15 @@ from dataclasses import dataclass, field
 from finery_contracts.errors import Conflict, ErrorBody, FineryError, NotFound
 from finery_contracts.jobs import TaskKind
 from finery_contracts.model import Record
-from finery_contracts.tasks import (
+from finery_contracts.tasks import EndReason, TaskState, TaskView
+from finery_contracts.work import (
     AttemptEnd,
     Claim,
     ClaimAnswer,
     ClaimRequest,
-    EndReason,
     HeartbeatAnswer,
     HeartbeatRequest,
     Report,
-    TaskState,
-    TaskView,
 )
 from finery_kit.db import Database, Transaction
 from finery_studio.tasks import domain, store
@@ -78,7 +76,7 @@ class TaskDesk:
             return ClaimAnswer()
         task = store.save(tx, row, domain.claim(store.view_of(row), request.worker, tx.now))
         row.report_seq, row.stop_requested = 0, False
-        resume = task.checkpoints[-1].path if task.checkpoints and len(task.attempts) > 1 else None
+        resume = [kept.path for kept in reversed(task.checkpoints)] if len(task.attempts) > 1 else []
         claim = Claim.model_validate(
             {
                 "task_id": task.id, "attempt": len(task.attempts), "project": task.project, "resume_from": resume,

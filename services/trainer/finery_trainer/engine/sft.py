@@ -196,7 +196,7 @@ def train(
 
     Raises InvalidRequest ``checkpoint_not_verified`` or ``loss_not_finite``.
     """
-    resume = _verified(work.job.resume_from)
+    resume = _newest_verified(work)
     epoch = steps_per_epoch(len(data.train), parameters)
     steps = parameters.iterations if parameters.iterations is not None else round(epoch * (parameters.epochs or 1))
     interval = parameters.checkpoint_interval or epoch
@@ -271,15 +271,13 @@ def _output_of(tuner: Tuner, reporter: Reporter, *, data: Data) -> TuneOutput:
     )
 
 
-def _verified(resume_from: str | None) -> Path | None:
-    if resume_from is None or verify_checkpoint(Path(resume_from)):
-        return Path(resume_from) if resume_from else None
-    raise InvalidRequest(
-        f"The checkpoint {Path(resume_from).name} does not hold what its manifest promises; resume from an older one "
-        "or start from the beginning.",
-        code="checkpoint_not_verified",
-        param="resume_from",
-    )
+def _newest_verified(work: JobFolder) -> Path | None:
+    """A checkpoint that does not hold what its manifest promises is passed over, and said to be."""
+    for folder in map(Path, work.job.resume_from):
+        if verify_checkpoint(folder):
+            return folder
+        print(f"checkpoint {folder.name} does not hold what its manifest promises; an older one is taken", flush=True)
+    return None
 
 
 def _targets_unknown(targets: list[str] | str, reason: str) -> InvalidRequest:
