@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -17,7 +16,7 @@ from finery_contracts.envelope import Event
 from finery_contracts.inbound import InboundEvent
 from finery_contracts.jobs import TaskKind
 from finery_contracts.model import Record
-from finery_contracts.streams import INBOUND, REPORTS, Durable, work_subject
+from finery_contracts.streams import INBOUND, REPORTS, Durable
 from finery_contracts.work import ClaimRequest, HeartbeatRequest, Report
 from finery_kit.bus import Call, Rpc, answer_requests, ask, subscribe_pull
 from finery_kit.db import Database, Transaction
@@ -29,12 +28,13 @@ from finery_kit.telemetry import span_from
 from finery_studio.datasets import handlers as dataset_handlers
 from finery_studio.datasets import http as dataset_http
 from finery_studio.edge import forward
-from finery_studio.edge.answers import answer_errors
 from finery_studio.edge.auth import Gate
+from finery_studio.edge.site import site
 from finery_studio.edge.web import TracedApp, WebServer
 from finery_studio.events import http as event_http
 from finery_studio.events.streams import read_subject
 from finery_studio.inbound import on_inbound
+from finery_studio.loops import Loops
 from finery_studio.models import http as model_http
 from finery_studio.models import store as model_store
 from finery_studio.models.gallery import load_gallery
@@ -45,7 +45,6 @@ from finery_studio.projects.desk import KeyDesk
 from finery_studio.settings import StudioSettings
 from finery_studio.store import STUDIO_METADATA
 from finery_studio.tasks import http as task_http
-from finery_studio.tasks import store as task_store
 from finery_studio.tasks.handlers import Outcome, Pulses, TaskDesk
 from finery_studio.tasks.submit import SpecMaker
 from finery_studio.tuning import openai as tuning_openai
@@ -53,8 +52,6 @@ from finery_studio.tuning.handlers import TuningDesk
 
 NAME = "studio"
 DEFAULT_PROJECT = "default"
-RING_EVERY_S = 5.0
-EXPIRE_EVERY_S = 60.0
 
 
 class Studio:
@@ -67,8 +64,6 @@ class Studio:
         self.storage = Storage(settings.store)
         self.keys = KeyDesk(settings.secret)
         self.gate = Gate(self.database, settings.secret)
-        self._bell = asyncio.Event()
-        self._loop: asyncio.AbstractEventLoop | None = None
         self.specs: dict[TaskKind, SpecMaker] = {}
         self.outcomes: dict[TaskKind, Outcome] = {}
         self.models = ModelDesk(
@@ -80,6 +75,7 @@ class Studio:
             self.database, self.specs, self.outcomes, settings.max_attempts, Pulses(), self.service.wake_relay,
             self.ring,
         )  # fmt: skip
+        self.loops = Loops(self.database, self.service, self.tasks, self.models, settings)
         self._plug_in_kinds()
         self.web: WebServer | None = None
         self._ask = forward.Ask(self._send)
@@ -136,46 +132,16 @@ class Studio:
         self.changed()
         await msg.ack()
 
-    # --- loops --------------------------------------------------------------------------------------------------
+    # --- the bell and the word ------------------------------------------------------------------------------------
 
     def ring(self) -> None:
         """Work may wait: ring the doorbells. Safe from any thread."""
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._bell.set)
+        self.loops.ring()
 
     def changed(self) -> None:
         """Something was committed."""
         self.service.wake_relay()
         self.ring()
-
-    async def ring_loop(self) -> None:
-        """Ring for every kind and pool in which work waits; again every five seconds while it does."""
-        while True:
-            self._bell.clear()
-            for kind, pool in await self.database.read(task_store.waiting_bells):
-                await self.service.client.publish(work_subject(kind, pool), b"")
-            try:
-                await asyncio.wait_for(self._bell.wait(), RING_EVERY_S)
-            except TimeoutError:
-                continue
-
-    async def lost_loop(self) -> None:
-        """An attempt without heartbeat is lost; time in which studio was cut off from the bus does not count."""
-        while True:
-            await asyncio.sleep(1)
-            rows = await self.database.read(task_store.live_tasks)
-            live = [(row.id, row.attempt) for row in rows]
-            if not self.service.client.is_connected:
-                self.tasks.pulses.heard.clear()
-                continue
-            for task_id, attempt in self.tasks.pulses.silent(live, self.settings.heartbeat_limit_s):
-                await self.database.write(lambda tx, t=task_id, a=attempt: self.tasks.lose(tx, t, a))
-
-    async def expire_loop(self) -> None:
-        """Temporary models go when their time is over."""
-        while True:
-            await self.database.write(self.models.expire)
-            await asyncio.sleep(EXPIRE_EVERY_S)
 
     async def tell_keys(self) -> None:
         """Tell the gateways which keys changed."""
@@ -185,7 +151,7 @@ class Studio:
 
     async def first_start(self) -> None:
         """The default project and its operator's key."""
-        self._loop = asyncio.get_running_loop()
+        self.loops.begin()
         secret = self.settings.operator_key or operator_key(self.settings.home)
 
         def make(tx: Transaction) -> None:
@@ -214,25 +180,11 @@ class Studio:
 
     def http(self) -> FastAPI:
         """The HTTP application; ``openapi.json`` is rendered from it."""
-        app = FastAPI(
-            title="Finery", version="0.1.0", description="A model studio that a company runs itself.",
-            docs_url="/docs", redoc_url=None, openapi_url="/openapi.json",
-        )  # fmt: skip
-        answer_errors(app)
-
-        @app.get("/healthz", tags=["operations"])
-        async def healthz() -> dict[str, str]:
-            return {"status": "ok"}
-
-        @app.get("/readyz", tags=["operations"])
-        async def readyz() -> dict[str, Any]:
-            return {"status": "ok" if self.service.client.is_connected else "bus away"}
-
         datasets = dataset_http.DatasetRoutes(
             self.gate, self.database, self.storage, self.specs, self.settings.max_upload_bytes, self.changed
         )
         models = model_http.ModelRoutes(self.gate, self.database, self.models, self.deployments, self.changed)
-        for router in (
+        routers = (
             project_http.routes(self.gate, self.database, self.keys, self.tell_keys),
             dataset_http.routes(datasets),
             dataset_http.openai_routes(datasets),
@@ -243,9 +195,8 @@ class Studio:
             tuning_openai.routes(self.task_routes),
             forward.routes(self.gate, self._ask, self.resolve),
             forward.confirmation_routes(self._ask),
-        ):
-            app.include_router(router)
-        return app
+        )
+        return site(routers, bus_is_there=lambda: self.service.client.is_connected)
 
     @property
     def task_routes(self) -> task_http.TaskRoutes:
@@ -295,6 +246,6 @@ def build(settings: StudioSettings) -> Service:
         subscribe_pull(service.broker, stream.name, subject, durable, partial(handler, studio))
     service.before_start.append(studio.first_start)
     service.after_start.append(studio.open_web)
-    service.loops += [studio.web_loop, studio.ring_loop, studio.lost_loop, studio.expire_loop]
+    service.loops += [studio.web_loop, *studio.loops.all]
     service.before_stop.append(studio.close_web)
     return service

@@ -1,0 +1,77 @@
+"""What studio does by itself, from time to time: ring for work that waits, give up the silent, let the temporary go.
+
+Several studios may run: ringing twice does no harm, the rest is done by whoever has the lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+
+from finery_contracts.streams import work_subject
+from finery_kit.db import Database
+from finery_kit.service import Loop, Service
+from finery_studio.models.handlers import ModelDesk
+from finery_studio.settings import StudioSettings
+from finery_studio.tasks import store
+from finery_studio.tasks.handlers import TaskDesk
+
+RING_EVERY_S = 5.0
+LOOK_FOR_LOST_EVERY_S = 1.0
+EXPIRE_EVERY_S = 60.0
+
+
+@dataclass
+class Loops:
+    """Started by the service; each runs until it stops."""
+
+    database: Database
+    service: Service
+    tasks: TaskDesk
+    models: ModelDesk
+    settings: StudioSettings
+    _bell: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _loop: asyncio.AbstractEventLoop | None = field(init=False, default=None)
+
+    @property
+    def all(self) -> list[Loop]:
+        """In the order of their start."""
+        return [self.ring_loop, self.lost_loop, self.expire_loop]
+
+    def begin(self) -> None:
+        """Remember the event loop that ``ring`` is to reach."""
+        self._loop = asyncio.get_running_loop()
+
+    def ring(self) -> None:
+        """Work may wait: ring the doorbells. Safe from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._bell.set)
+
+    async def ring_loop(self) -> None:
+        """Ring for every kind and pool in which work waits; again every five seconds while it does."""
+        while True:
+            self._bell.clear()
+            for kind, pool in await self.database.read(store.waiting_bells):
+                await self.service.client.publish(work_subject(kind, pool), b"")
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RING_EVERY_S):
+                    await self._bell.wait()
+
+    async def lost_loop(self) -> None:
+        """An attempt without heartbeat is lost; time in which studio was cut off from the bus does not count."""
+        while True:
+            await asyncio.sleep(LOOK_FOR_LOST_EVERY_S)
+            rows = await self.database.read(store.live_tasks)
+            live = [(row.id, row.attempt) for row in rows]
+            if not self.service.client.is_connected:
+                self.tasks.pulses.heard.clear()
+                continue
+            for task_id, attempt in self.tasks.pulses.silent(live, self.settings.heartbeat_limit_s):
+                await self.database.write(lambda tx, t=task_id, a=attempt: self.tasks.lose(tx, t, a))
+
+    async def expire_loop(self) -> None:
+        """Temporary models go when their time is over."""
+        while True:
+            await self.database.write(self.models.expire)
+            await asyncio.sleep(EXPIRE_EVERY_S)
