@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Literal
+
+from finery_contracts.retention import Retention
 
 DAY_S = 86_400
 
@@ -12,8 +15,10 @@ DAY_S = 86_400
 class Durable(StrEnum):
     """Names of durable consumers."""
 
+    STUDIO = "studio"
     STUDIO_REPORTS = "studio-reports"
     STUDIO_INBOUND = "studio-inbound"
+    STUDIO_DEAD = "studio-dead"
     DEPLOYER = "deployer"
     NOTIFIER = "notifier"
     BILLING_METER = "billing-meter"
@@ -46,19 +51,41 @@ class StreamSpec:
     consumers: tuple[ConsumerSpec, ...] = field(default=())
 
 
+def dead_subject(durable: str) -> str:
+    """Where a message goes that this consumer gave up."""
+    return f"finery.dead.{durable}"
+
+
+def redo_subject(durable: str) -> str:
+    """Where such a message is said once more, so that only this consumer hears it."""
+    return f"finery.redo.{durable}"
+
+
+def _facts(*nouns: str) -> tuple[str, ...]:
+    return tuple(f"finery.evt.*.{noun}.>" for noun in nouns)
+
+
+def _consumer(durable: Durable, filters: Iterable[str], *, max_deliver: int = 12) -> ConsumerSpec:
+    return ConsumerSpec(durable, (*filters, redo_subject(durable)), max_deliver=max_deliver)
+
+
+_BILLED = ("created", "running", "attempt_ended", "paused", "resumed", "succeeded", "failed", "terminated", "deleted")
+_EVENT_CONSUMERS = (
+    _consumer(Durable.STUDIO, _facts("deployment", "usage", "notification", "billing", "autostop", "budget",
+                                     "package")),
+    _consumer(Durable.NOTIFIER, _facts("project", "task", "dataset", "model", "deployment", "notification", "billing",
+                                       "autostop", "budget", "package", "inbound")),
+    _consumer(Durable.BILLING_METER, (*(f"finery.evt.*.task.*.{fact}" for fact in _BILLED), *_facts("deployment"),
+                                      "finery.evt.*.usage.*.recorded")),
+    _consumer(Durable.DEPLOYER, ("finery.evt.*.model.*.deleted", "finery.evt.*.autostop.*.due",
+                                 "finery.evt.*.budget.*.exhausted")),
+)  # fmt: skip
 EVENTS = StreamSpec(
     name="EVENTS",
-    subjects=("finery.evt.>",),
+    subjects=("finery.evt.>", *(redo_subject(consumer.durable) for consumer in _EVENT_CONSUMERS)),
     meaning="facts: what happened, in the order in which it was said",
-    consumers=(
-        ConsumerSpec(Durable.NOTIFIER, ("finery.evt.*.task.>", "finery.evt.*.deployment.>", "finery.evt.*.model.>",
-                                        "finery.evt.*.dataset.>", "finery.evt.*.billing.>")),
-        ConsumerSpec(Durable.BILLING_METER, ("finery.evt.*.task.*.attempt_ended",
-                                             "finery.evt.*.deployment.*.instance_ended",
-                                             "finery.evt.*.usage.*.recorded")),
-        ConsumerSpec(Durable.DEPLOYER, ("finery.evt.*.model.*.deleted",)),
-    ),
-)  # fmt: skip
+    consumers=_EVENT_CONSUMERS,
+)
 WORK = StreamSpec(
     name="WORK",
     subjects=("finery.work.>",),
@@ -68,10 +95,10 @@ WORK = StreamSpec(
 )
 REPORTS = StreamSpec(
     name="REPORTS",
-    subjects=("finery.report.>",),
+    subjects=("finery.report.>", redo_subject(Durable.STUDIO_REPORTS)),
     meaning="snapshots of attempts, from workers to studio",
     max_age_s=7 * DAY_S,
-    consumers=(ConsumerSpec(Durable.STUDIO_REPORTS, ("finery.report.>",), max_deliver=-1),),
+    consumers=(_consumer(Durable.STUDIO_REPORTS, ("finery.report.>",)),),
 )
 METRICS = StreamSpec(
     name="METRICS",
@@ -91,18 +118,38 @@ LOGS = StreamSpec(
 )
 INBOUND = StreamSpec(
     name="INBOUND",
-    subjects=("finery.in.>",),
+    subjects=("finery.in.>", redo_subject(Durable.STUDIO_INBOUND)),
     meaning="what upstream systems say: finery.in.<project>.<anything>",
     max_age_s=7 * DAY_S,
-    consumers=(ConsumerSpec(Durable.STUDIO_INBOUND, ("finery.in.>",)),),
+    consumers=(_consumer(Durable.STUDIO_INBOUND, ("finery.in.>",)),),
 )
+ADVISORIES = ("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>", "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>")
 DEAD = StreamSpec(
     name="DEAD",
-    subjects=("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.>", "$JS.EVENT.ADVISORY.CONSUMER.MSG_TERMINATED.>"),
-    meaning="which message of which stream a consumer gave up, with the reason",
+    subjects=("finery.dead.*", *ADVISORIES),
+    meaning="messages that a consumer gave up, whole and with the reason; the server's own advisories beside them",
     max_age_s=30 * DAY_S,
+    # An entry is known by its message id as long as it may lie here: an advisory that comes late adds no second one.
+    duplicate_window_s=30 * DAY_S,
+    consumers=(ConsumerSpec(Durable.STUDIO_DEAD, ADVISORIES, max_deliver=-1),),
 )
 STREAMS = (EVENTS, WORK, REPORTS, METRICS, LOGS, INBOUND, DEAD)
+
+
+def kept_by(policy: Retention) -> tuple[StreamSpec, ...]:
+    """Every stream, with the ages that the policy gives; those that are no matter of policy keep their own."""
+    days = {EVENTS.name: policy.events_days or 0, METRICS.name: policy.logs_days, LOGS.name: policy.logs_days}
+    ages = {name: kept * DAY_S for name, kept in (*days.items(), (DEAD.name, policy.dead_days))}
+    kept = {stream.name: replace(stream, max_age_s=ages.get(stream.name, stream.max_age_s)) for stream in STREAMS}
+    kept[DEAD.name] = replace(kept[DEAD.name], duplicate_window_s=kept[DEAD.name].max_age_s)
+    return tuple(kept.values())
+
+
+def consumer_of(durable: str) -> tuple[StreamSpec, ConsumerSpec] | None:
+    """A durable consumer with its stream; None for one that is made with its pool."""
+    found = ((stream, spec) for stream in STREAMS for spec in stream.consumers if spec.durable == durable)
+    return next(found, None)
+
 
 KV_ROUTES, KV_KEYS = "routes", "keys"
 KV_BUCKETS = (KV_ROUTES, KV_KEYS)

@@ -34,7 +34,7 @@ from finery_kit.logs import set_up_logs
 from finery_kit.nats_server import NatsServer
 from finery_kit.ports import free_port
 from finery_kit.service import Service
-from finery_kit.settings import load
+from finery_kit.settings import Settings, load
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ async def house(options: Options) -> AsyncGenerator[Ready]:
 async def _services(options: Options, home: Path, nats: NatsServer, executor: LocalExecutor) -> AsyncGenerator[None]:
     client = Client()
     await client.connect(nats.url(), inbox_prefix=INBOX, max_reconnect_attempts=-1)
-    await bus_init(client)
+    await bus_init(client, policy=load(Settings, home=home).retention)
     watchers = [asyncio.create_task(watch_bus(client)), asyncio.create_task(_keep_broker(nats))]
     started: list[Service] = []
     try:

@@ -21,16 +21,27 @@ from nats.js.api import (
 from nats.js.errors import NotFoundError
 
 from finery_contracts.jobs import TaskKind
-from finery_contracts.streams import INBOUND, KV_BUCKETS, STREAMS, WORK, ConsumerSpec, StreamSpec, work_consumer
+from finery_contracts.retention import Retention
+from finery_contracts.streams import (
+    INBOUND,
+    KV_BUCKETS,
+    STREAMS,
+    WORK,
+    ConsumerSpec,
+    StreamSpec,
+    kept_by,
+    work_consumer,
+)
 
 log = logging.getLogger("finery.bus_init")
 WATCH_S = 30.0
 
 
-async def bus_init(client: Client, pools: tuple[str, ...] = ("public",)) -> None:
-    """Make or correct every stream, consumer and key-value bucket."""
+async def bus_init(client: Client, pools: tuple[str, ...] = ("public",), *, policy: Retention | None = None) -> None:
+    """Make or correct every stream, consumer and key-value bucket; ages come from the policy."""
     jetstream = client.jetstream(timeout=10)
-    await asyncio.gather(*(_stream(jetstream, spec) for spec in STREAMS), *(_bucket(jetstream, b) for b in KV_BUCKETS))
+    streams = kept_by(policy or Retention())
+    await asyncio.gather(*(_stream(jetstream, spec) for spec in streams), *(_bucket(jetstream, b) for b in KV_BUCKETS))
     await heal_consumers(jetstream, pools)
 
 

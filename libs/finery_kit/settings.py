@@ -5,8 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TypeVar
 
+import yaml
 from pydantic import AliasChoices, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from finery_contracts import retention
+from finery_contracts.retention import Retention
+
+RETENTION = Path(retention.__file__).with_name("retention.yaml")
 
 
 class Settings(BaseSettings):
@@ -24,6 +30,24 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("otlp_endpoint", "FINERY_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     )
     log_level: str = "INFO"
+    retention_file: Path | None = Field(default=None, description="how long things are kept; default: as shipped")
+
+    @property
+    def retention(self) -> Retention:
+        """How long things are kept.
+
+        Raises:
+            SettingsError: the file cannot be read, or a value in it is not valid.
+        """
+        path = self.retention_file or RETENTION
+        try:
+            return Retention.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")) or {})
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as fault:
+            raise SettingsError(f"finery: FINERY_RETENTION_FILE {path} cannot be read: {fault}") from fault
+        except ValidationError as fault:
+            lines = [f"  {'.'.join(map(str, e['loc'])) or 'policy'}: {e['msg']}" for e in fault.errors()]
+            message = f"finery: the policy {path} (FINERY_RETENTION_FILE) is not valid\n" + "\n".join(lines)
+            raise SettingsError(message) from fault
 
     def database_for(self, service: str) -> str:
         """The URL of this service's database."""

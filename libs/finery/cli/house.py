@@ -111,8 +111,9 @@ def bus_init_command() -> None:
         from finery_kit.settings import Settings, load
 
         async def apply() -> None:
-            async with connected(load(Settings).nats_url) as client:
-                await bus_init(client)
+            settings = load(Settings)
+            async with connected(settings.nats_url) as client:
+                await bus_init(client, policy=settings.retention)
 
         asyncio.run(apply())
         typer.echo("the bus is as it should be")
