@@ -1,27 +1,15 @@
-"""Billing: ledger lines, made from facts only; the price list; what a bill is asked with and answered by."""
+"""Billing: ledger lines, made from facts only, and what a bill is asked with and answered by."""
 
 from __future__ import annotations
 
-from datetime import date, datetime
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 
 from finery_contracts.envelope import Event
 from finery_contracts.model import Record, Request, UtcTime
-
-
-def _day_as_midnight(value: object) -> object:
-    if isinstance(value, date) and not isinstance(value, datetime):
-        return f"{value.isoformat()}T00:00:00Z"
-    if isinstance(value, str) and len(value) == len("2026-01-31"):
-        return f"{value}T00:00:00Z"
-    return value
-
-
-DayOrTime = Annotated[UtcTime, BeforeValidator(_day_as_midnight)]
-"""A moment, or a day such as 2026-01-31, which means its first moment in UTC."""
+from finery_contracts.prices import DayOrTime
 
 
 class LedgerLine(Record):
@@ -52,34 +40,6 @@ class BillingCharged(Event):
     FACT = "charged"
     SAID_BY = "billing-meter"
     data: LedgerLine
-
-
-# --- prices -----------------------------------------------------------------------------------------------------------
-
-Price = Annotated[Decimal, Field(ge=0, le=1_000_000, max_digits=20, decimal_places=14)]
-
-
-class HourPrice(Record):
-    """What an hour of one instance of a flavour costs from ``valid_from`` on."""
-
-    valid_from: DayOrTime
-    per_hour: Price
-
-
-class TokenPrice(Record):
-    """What a token answered by a deployment costs from ``valid_from`` on."""
-
-    valid_from: DayOrTime
-    prompt: Price
-    completion: Price
-
-
-class PriceList(Record):
-    """All prices with their versions, oldest first. What started at a moment costs what was valid then."""
-
-    currency: str = Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")
-    flavours: dict[str, list[HourPrice]] = Field(min_length=1)
-    tokens: list[TokenPrice] = Field(min_length=1)
 
 
 # --- requests to the billing meter (finery.rpc.billing-meter.<verb>) --------------------------------------------------

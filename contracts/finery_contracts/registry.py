@@ -6,7 +6,20 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from finery_contracts import access, billing, datasets, deployments, inbound, models, notifications, tasks, usage
+from finery_contracts import (
+    access,
+    autostop,
+    billing,
+    budgets,
+    datasets,
+    deployments,
+    inbound,
+    models,
+    notifications,
+    packages,
+    tasks,
+    usage,
+)
 from finery_contracts.envelope import Event
 
 EVENTS: dict[str, type[Event]] = {
@@ -49,6 +62,15 @@ EVENTS: dict[str, type[Event]] = {
         notifications.SubscriptionConfirmed,
         notifications.DeliveryDied,
         billing.BillingCharged,
+        autostop.AutoStopWarned,
+        autostop.AutoStopDue,
+        budgets.BudgetAlerted,
+        budgets.BudgetExhausted,
+        budgets.BudgetRestored,
+        packages.PackageBought,
+        packages.PackageLow,
+        packages.PackageUsedUp,
+        packages.PackageExpired,
         inbound.InboundRefused,
     )
 }

@@ -76,7 +76,7 @@ _EVENT_CONSUMERS = (
     _consumer(Durable.NOTIFIER, _facts("project", "task", "dataset", "model", "deployment", "notification", "billing",
                                        "autostop", "budget", "package", "inbound")),
     _consumer(Durable.BILLING_METER, (*(f"finery.evt.*.task.*.{fact}" for fact in _BILLED), *_facts("deployment"),
-                                      "finery.evt.*.usage.*.recorded")),
+                                      "finery.evt.*.usage.*.recorded", "finery.evt.*.notification.*.metered")),
     _consumer(Durable.DEPLOYER, ("finery.evt.*.model.*.deleted", "finery.evt.*.autostop.*.due",
                                  "finery.evt.*.budget.*.exhausted")),
 )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from finery.transport import Page, Transport, every
-from finery_contracts.billing import Bill, Grouping, LedgerLine, PriceList
+from finery_contracts.billing import Bill, Grouping, LedgerLine
+from finery_contracts.prices import PriceList
 
 
 class Billing:

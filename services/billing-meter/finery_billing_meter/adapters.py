@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from finery_billing_meter.domain import versions_out_of_order
-from finery_contracts.billing import PriceList
+from finery_contracts.prices import PriceList
 from finery_kit.settings import SettingsError
 
 SHIPPED = Path(__file__).with_name("prices.yaml")

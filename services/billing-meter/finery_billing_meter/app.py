@@ -16,6 +16,7 @@ from finery_billing_meter.store import BILLING_METADATA
 from finery_contracts import billing
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.envelope import Event
+from finery_contracts.prices import PriceList, PricesRequest
 from finery_contracts.streams import Durable
 from finery_contracts.tasks import TaskAttemptEnded
 from finery_contracts.usage import UsageRecorded
@@ -39,7 +40,7 @@ REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {
     "bill.lines": (billing.LinesRequest, requests.bill_lines),
     "cost": (billing.CostRequest, requests.cost),
     "usage": (billing.UsageRequest, requests.usage),
-    "prices": (billing.PricesRequest, requests.prices),
+    "prices": (PricesRequest, requests.prices),
 }
 
 
@@ -59,7 +60,7 @@ def build(settings: BillingMeterSettings) -> Service:
     return service
 
 
-def routes(prices: billing.PriceList) -> FactRoutes:
+def routes(prices: PriceList) -> FactRoutes:
     """ROUTES with the price list they charge by."""
     return {kind: partial(handler, prices=prices) for kind, handler in ROUTES.items()}
 

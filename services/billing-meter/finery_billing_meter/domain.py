@@ -13,9 +13,9 @@ from fractions import Fraction
 from itertools import pairwise
 from typing import Literal, TypeVar
 
-from finery_contracts.billing import HourPrice, PriceList, TokenPrice
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.errors import FineryError
+from finery_contracts.prices import HourPrice, PriceList, TokenPrice
 from finery_contracts.tasks import TaskAttemptEnded
 from finery_contracts.usage import CallUsage, UsageRecorded
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from finery_billing_meter import domain, store
 from finery_billing_meter.domain import Charge
-from finery_contracts.billing import BillingCharged, PriceList
+from finery_contracts.billing import BillingCharged
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.envelope import Event
+from finery_contracts.prices import PriceList
 from finery_contracts.tasks import TaskAttemptEnded
 from finery_contracts.usage import UsageRecorded
 from finery_kit.db import Transaction

@@ -12,11 +12,10 @@ from finery_contracts.billing import (
     CostRequest,
     LinePage,
     LinesRequest,
-    PriceList,
-    PricesRequest,
     UsageRequest,
     UsageTotals,
 )
+from finery_contracts.prices import PriceList, PricesRequest
 from finery_kit.bus import Call
 from finery_kit.db import Database
 

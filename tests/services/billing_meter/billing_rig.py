@@ -13,7 +13,7 @@ from finery_billing_meter.app import REQUESTS, routes
 from finery_billing_meter.requests import Desk
 from finery_billing_meter.store import LineRow
 from finery_contracts.access import Actor, Role
-from finery_contracts.billing import HourPrice, LedgerLine, PriceList, TokenPrice
+from finery_contracts.billing import LedgerLine
 from finery_contracts.deployments import (
     DeploymentInstanceEnded,
     DeploymentState,
@@ -24,6 +24,7 @@ from finery_contracts.deployments import (
 from finery_contracts.envelope import Event
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import TaskKind
+from finery_contracts.prices import HourPrice, PriceList, TokenPrice
 from finery_contracts.tasks import (
     AttemptEndedData,
     AttemptView,

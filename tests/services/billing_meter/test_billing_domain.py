@@ -35,7 +35,8 @@ def test_an_instance_costs_its_own_time_whatever_the_number_of_its_siblings():
 def test_an_attempt_costs_something_only_when_its_end_is_billed(reason: EndReason):
     charged = domain.charge_of_attempt(attempt_ended(reason=reason), PRICES) is not None
 
-    assert charged == (reason in {EndReason.SUCCEEDED, EndReason.USER_MISTAKE, EndReason.TERMINATED})
+    free = {EndReason.CRASHED, EndReason.LOST, EndReason.STALE, EndReason.HUNG, EndReason.PREEMPTED}
+    assert charged == (reason not in free)
 
 
 def test_what_did_not_run_or_is_not_billed_costs_nothing():

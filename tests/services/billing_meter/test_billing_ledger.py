@@ -18,9 +18,10 @@ from finery_billing_meter.app import ROUTES, build, refuse_other_currency, route
 from finery_billing_meter.requests import Desk
 from finery_billing_meter.settings import BillingMeterSettings
 from finery_contracts.access import Actor, Role
-from finery_contracts.billing import Bill, BillRequest, LinePage, LinesRequest, PriceList
+from finery_contracts.billing import Bill, BillRequest, LinePage, LinesRequest
 from finery_contracts.envelope import Event
 from finery_contracts.ids import new_id
+from finery_contracts.prices import PriceList
 from finery_contracts.streams import EVENTS, Durable
 from finery_contracts.tasks import EndReason
 from finery_kit.bus import ask
