@@ -10,6 +10,10 @@ from typing import Literal
 from finery_contracts.retention import Retention
 
 DAY_S = 86_400
+MAX_MESSAGE_BYTES = 1 << 20
+"""What the broker takes, headers included."""
+MAX_FACT_BYTES = MAX_MESSAGE_BYTES - 64 * 1024
+"""Of a fact's body: the rest is for headers, also those of a dead letter."""
 
 
 class Durable(StrEnum):

@@ -25,6 +25,8 @@ from sqlalchemy.orm import Session
 from sqlmodel import Session as SqlModelSession
 
 from finery_contracts.errors import Unavailable
+from finery_kit.outage import outages_told
+from finery_kit.upgrade import add_what_is_missing
 
 log = logging.getLogger("finery.db")
 T = TypeVar("T")
@@ -78,12 +80,12 @@ class Database:
         self._door = threading.Lock()  # so that nothing is handed in behind the writer's back
 
     def open(self) -> None:
-        """Make the tables that are missing and start the writer."""
+        """Make the tables and columns that are missing and start the writer."""
         with self._engine.begin() as connection:
             if not self.is_sqlite:  # two replicas that start at once
                 connection.execute(text("select pg_advisory_xact_lock(:key)"), {"key": LOCK_TABLES})
             for metadata in self._metadata:
-                metadata.create_all(connection)
+                add_what_is_missing(connection, metadata)
         if self.is_sqlite:
             self._writer = threading.Thread(target=self._write_in_groups, name="db-writer", daemon=True)
             self._writer.start()
@@ -99,25 +101,35 @@ class Database:
         self._engine.dispose()
 
     async def write(self, work: Callable[[Transaction], T]) -> T:
-        """Run ``work`` in a transaction and return after it is durable. It sees all writes before it."""
+        """Run ``work`` in a transaction and return after it is durable. It sees all writes before it.
+
+        Raises:
+            Unavailable: the database is full or away; nothing of the work happened.
+        """
         context = contextvars.copy_context()
-        if self.is_sqlite:
+        with outages_told():
+            if not self.is_sqlite:
+                return await asyncio.get_running_loop().run_in_executor(self._pool, self._write_one, work, context)
             unit = _Unit(work, context, Future())
             with self._door:
                 if self._writer is None:
                     raise Unavailable("the database is closed: the service is stopping")
                 self._units.put(unit)
             return await asyncio.wrap_future(unit.done)
-        return await asyncio.get_running_loop().run_in_executor(self._pool, self._write_one, work, context)
 
     async def read(self, work: Callable[[SqlModelSession], T]) -> T:
-        """Run a query. It sees what was committed before it began."""
+        """Run a query. It sees what was committed before it began.
+
+        Raises:
+            Unavailable: the database is away.
+        """
 
         def run() -> T:
             with SqlModelSession(self._engine, expire_on_commit=False) as session:
                 return work(session)
 
-        return await asyncio.get_running_loop().run_in_executor(self._pool, run)
+        with outages_told():
+            return await asyncio.get_running_loop().run_in_executor(self._pool, run)
 
     @contextlib.asynccontextmanager
     async def alone(self, key: int) -> AsyncGenerator[bool]:

@@ -16,10 +16,10 @@ from importlib.metadata import files
 from pathlib import Path
 
 from finery_contracts.errors import Unavailable
+from finery_contracts.streams import MAX_MESSAGE_BYTES
 from finery_kit.ports import free_port
 
 MAX_FILE_STORE = "20GB"
-MAX_PAYLOAD = 1 << 20
 SERVICES_USER = "finery"
 
 
@@ -118,7 +118,7 @@ class NatsServer:
         self._config.write_text(f"""\
 listen: 127.0.0.1:{self.port}
 http: 127.0.0.1:{self._monitor}
-max_payload: {MAX_PAYLOAD}
+max_payload: {MAX_MESSAGE_BYTES}
 jetstream {{
   store_dir: {json.dumps(str(self.folder / "jetstream"))}
   sync_interval: always

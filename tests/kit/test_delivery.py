@@ -19,9 +19,10 @@ from sqlmodel import col, select
 
 from finery_contracts.access import ProjectCreated, ProjectView
 from finery_contracts.envelope import Event
+from finery_contracts.errors import TooLarge
 from finery_contracts.ids import new_id
-from finery_contracts.streams import EVENTS
-from finery_kit import delivery
+from finery_contracts.streams import EVENTS, MAX_FACT_BYTES
+from finery_kit import relay as relaying
 from finery_kit.bus import apply_once
 from finery_kit.bus_init import bus_init
 from finery_kit.db import Database, Transaction
@@ -179,12 +180,12 @@ async def test_a_fact_whose_mark_was_lost_is_not_on_the_bus_twice(database: Data
 async def test_more_than_a_page_goes_out_without_waiting_for_the_next_poll(
     database: Database, client: Client, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(delivery, "POLL_S", 3600)
+    monkeypatch.setattr(relaying, "POLL_S", 3600)
     relay = Relay(database, client.jetstream(), "test")
     running = asyncio.create_task(relay.run())
 
     def many(tx: Transaction) -> None:
-        for n in range(delivery.PAGE + 5):
+        for n in range(relaying.PAGE + 5):
             say(tx, f"proj_{n}", 1)
         tx.after_commit.append(relay.wake)
 
@@ -194,29 +195,39 @@ async def test_more_than_a_page_goes_out_without_waiting_for_the_next_poll(
     await asyncio.gather(running, return_exceptions=True)
 
     assert running.cancelled()
-    assert len(await stored(client)) == delivery.PAGE + 5
+    assert len(await stored(client)) == relaying.PAGE + 5
 
 
-async def test_what_the_bus_refuses_stays_and_holds_back_only_the_later_facts(database: Database, client: Client):
-    """A fact too large for the broker: what was acknowledged before it is marked, nothing overtakes it silently."""
-
-    def facts(tx: Transaction) -> None:
+async def test_a_fact_that_no_message_can_carry_is_refused_with_the_change_it_tells_of(database: Database):
+    def change_and_say(tx: Transaction, size: int) -> None:
         say(tx, "proj_1", 1)
-        data = ProjectView(id="proj_2", name="n" * (client.max_payload + 1), version=1, created_at=tx.now)
-        emit(tx, ProjectCreated, "proj_1", project="proj_1", version=2, data=data)
+        data = ProjectView(id="proj_2", name="n" * size, version=1, created_at=tx.now)
+        emit(tx, ProjectCreated, "proj_2", project="proj_2", version=1, data=data)
 
-    await database.write(facts)
+    with pytest.raises(TooLarge) as refused:
+        await database.write(lambda tx: change_and_say(tx, MAX_FACT_BYTES))
 
-    with pytest.raises(nats.errors.MaxPayloadError):
-        await Relay(database, client.jetstream(), "test").publish_page()
+    assert refused.value.error_code == "fact_too_large"
+    assert await outbox(database) == []
 
-    assert [row.published for row in await outbox(database)] == [True, False]
+
+async def test_the_largest_fact_there_may_be_reaches_the_bus(database: Database, client: Client):
+    def largest(tx: Transaction, size: int) -> Event:
+        data = ProjectView(id="proj_1", name="n" * size, version=1, created_at=tx.now)
+        return emit(tx, ProjectCreated, "proj_1", project="proj_1", version=1, data=data, traceparent="0" * 55)
+
+    rest = len((await database.write(lambda tx: largest(tx, 0))).model_dump_json())
+    await database.write(lambda tx: largest(tx, MAX_FACT_BYTES - rest))
+
+    await Relay(database, client.jetstream(), "test").publish_page()
+
+    assert [(row.published, len(row.body)) for row in await outbox(database)][1] == (True, MAX_FACT_BYTES)
 
 
 async def test_an_acknowledgement_that_never_comes_does_not_stop_the_relay_for_ever(
     database: Database, client: Client, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(delivery, "ACK_TIMEOUT_S", 0.05)
+    monkeypatch.setattr(relaying, "ACK_TIMEOUT_S", 0.05)
     jetstream = client.jetstream()
     real = jetstream.publish_async
     lost: list[asyncio.Future] = []
@@ -242,7 +253,7 @@ async def test_an_acknowledgement_that_never_comes_does_not_stop_the_relay_for_e
 async def test_nothing_is_lost_or_disordered_when_the_broker_is_killed_in_the_middle(
     database: Database, broker: Broker, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(delivery, "ACK_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(relaying, "ACK_TIMEOUT_S", 0.5)
     async with connected(broker.url) as client:
         await bus_init(client)
         running = asyncio.create_task(Relay(database, client.jetstream(), "test").run())

@@ -1,0 +1,50 @@
+"""The tables of delivery, beside every service's own: what it said (outbox), what it heard (inbox). No logic here."""
+
+from __future__ import annotations
+
+from sqlalchemy import LargeBinary, MetaData
+from sqlalchemy.orm import registry
+from sqlmodel import Field, SQLModel
+
+DELIVERY_METADATA = MetaData()
+
+
+class _Table(SQLModel, registry=registry(metadata=DELIVERY_METADATA)):
+    metadata = DELIVERY_METADATA
+
+
+class OutboxRow(_Table, table=True):
+    """One fact, in the very bytes that go on the bus."""
+
+    __tablename__ = "outbox"  # pyright: ignore[reportAssignmentType]
+    seq: int | None = Field(default=None, primary_key=True)
+    event_id: str = Field(unique=True)
+    project: str = Field(index=True)
+    noun: str
+    noun_id: str = Field(index=True)
+    noun_version: int
+    type: str
+    bus_subject: str
+    body: bytes = Field(sa_type=LargeBinary)
+    traceparent: str | None = None
+    created_at: str
+    published: bool = Field(default=False, index=True)
+
+
+class InboxRow(_Table, table=True):
+    """A fact that was applied here: by noun and version, so that the same fact under a new id changes nothing."""
+
+    __tablename__ = "inbox"  # pyright: ignore[reportAssignmentType]
+    noun: str = Field(primary_key=True)
+    noun_id: str = Field(primary_key=True)
+    version: int = Field(primary_key=True)
+    seen_on: str = Field(default="", description="date, UTC")
+
+
+class InboxFloorRow(_Table, table=True):
+    """What is left of old inbox rows: every version of the noun up to this one counts as applied."""
+
+    __tablename__ = "inbox_floor"  # pyright: ignore[reportAssignmentType]
+    noun: str = Field(primary_key=True)
+    noun_id: str = Field(primary_key=True)
+    version: int

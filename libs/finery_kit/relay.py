@@ -1,0 +1,126 @@
+"""The relay: publishes what the outbox holds, in order, each fact until the bus has acknowledged it.
+
+It refuses to publish anything that is not committed. A noun's next fact goes out only after its last one is stored.
+"""
+
+# nats-py leaves parts of its interface untyped.
+# pyright: reportUnknownMemberType=false
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from typing import Any
+
+from nats.js import JetStreamContext
+from opentelemetry import trace
+from sqlalchemy import update
+from sqlmodel import Session, col, select
+
+from finery_contracts.envelope import CONTENT_TYPE
+from finery_contracts.streams import EVENTS
+from finery_kit.db import LOCK_RELAY, Database, Transaction
+from finery_kit.delivery_tables import OutboxRow
+from finery_kit.telemetry import current_traceparent, span_from
+
+log = logging.getLogger("finery.delivery")
+PAGE = 200
+POLL_S = 0.25
+ACK_TIMEOUT_S = 5.0
+
+
+class Relay:
+    """Publishes what the outbox holds, in order, with the event id as message id. Several may run: one publishes."""
+
+    def __init__(self, database: Database, jetstream: JetStreamContext, service: str) -> None:
+        self._database, self._jetstream, self._service = database, jetstream, service
+        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+
+    def wake(self) -> None:
+        """Look now instead of at the next poll. Safe from any thread."""
+        self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            self._wake.clear()
+            try:
+                while await self.publish_page():
+                    pass
+            except Exception as fault:  # the bus is away or slow: what is unpublished stays so
+                log.warning("relay_waits", extra={"service": self._service, "error": repr(fault)})
+                await asyncio.sleep(POLL_S)
+            # Not wait_for: before Python 3.12 it loses a cancellation that meets the end of the wait.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(POLL_S):
+                    await self._wake.wait()
+
+    async def publish_page(self) -> bool:
+        """Publish the next rows; True when there may be more.
+
+        Raises:
+            Exception: what kept a row from being acknowledged; the rows that were are marked.
+        """
+        async with self._database.alone(LOCK_RELAY) as alone:
+            rows = await self._database.read(_unpublished) if alone else []
+            for run in _runs(rows):
+                await self._publish_run(run)
+        return len(rows) == PAGE
+
+    async def _publish_run(self, rows: Sequence[OutboxRow]) -> None:
+        acks: list[asyncio.Future[Any]] = []
+        try:
+            async with asyncio.timeout(ACK_TIMEOUT_S):  # an acknowledgement that was cut off never comes
+                # Pipelined on one connection: the server stores them in this order.
+                for row in rows:
+                    acks.append(await self._publish(row))
+                await asyncio.wait(acks)
+        finally:
+            stored = [row.seq for row, ack in zip(rows, acks, strict=False) if _is_stored(ack)]
+            for ack in acks:
+                ack.cancel()  # gives its place among the pending ones back
+            if stored:
+                await self._database.write(partial(_mark, seqs=stored))
+        for ack in acks:
+            ack.result()
+
+    async def _publish(self, row: OutboxRow) -> asyncio.Future[Any]:
+        headers = {"Nats-Msg-Id": row.event_id, "content-type": CONTENT_TYPE}
+        with span_from(row.traceparent, self._service, f"publish {row.type}", kind=trace.SpanKind.PRODUCER):
+            headers["traceparent"] = current_traceparent() or row.traceparent or ""
+            return await self._jetstream.publish_async(  # pyright: ignore[reportUnknownMemberType]
+                row.bus_subject, row.body, stream=EVENTS.name, headers=headers
+            )
+
+
+def _runs(rows: Sequence[OutboxRow]) -> Iterator[Sequence[OutboxRow]]:
+    """Cut where a noun comes again: its next fact goes out only after its last one is acknowledged.
+
+    Otherwise, when the connection breaks between the two, the first is lost on the wire and the second, still in the
+    client's buffer, is stored before the first is sent again.
+    """
+    start, nouns = 0, set[tuple[str, str]]()
+    for place, row in enumerate(rows):
+        noun = (row.noun, row.noun_id)
+        if noun in nouns:
+            yield rows[start:place]
+            start, nouns = place, set[tuple[str, str]]()
+        nouns.add(noun)
+    if rows:
+        yield rows[start:]
+
+
+def _is_stored(ack: asyncio.Future[Any]) -> bool:
+    return ack.done() and not ack.cancelled() and ack.exception() is None
+
+
+def _mark(tx: Transaction, seqs: Sequence[int | None]) -> None:
+    tx.session.exec(update(OutboxRow).where(col(OutboxRow.seq).in_(seqs)).values(published=True))
+
+
+def _unpublished(session: Session) -> list[OutboxRow]:
+    query = select(OutboxRow).where(col(OutboxRow.published).is_(False)).order_by(col(OutboxRow.seq)).limit(PAGE)
+    return list(session.exec(query))
