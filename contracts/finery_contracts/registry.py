@@ -87,11 +87,33 @@ def parse_event(body: bytes) -> Event:
         UnknownEventType: well-formed, but of a type this version does not know (a newer peer's).
         pydantic.ValidationError: not one of our events.
     """
-    kind = TypeAdapter(dict[str, Any]).validate_json(body).get("type")
+    kind = _OBJECT.validate_json(body).get("type")
     model = EVENTS.get(str(kind))
     if model is None:
         raise UnknownEventType(f"no event type {kind!r}")
     return model.model_validate_json(body)
 
 
-__all__ = ["EVENTS", "UnknownEventType", "ValidationError", "parse_event"]
+def parse_said(subject: str, body: bytes) -> Event:
+    """The event in these bytes, found by the subject it was said on: they are read once. Raises as ``parse_event``."""
+    model = _BY_PLACE.get(_place(subject))
+    if model is not None:
+        try:
+            event = model.model_validate_json(body)
+        except ValidationError:
+            return parse_event(body)
+        if event.type == model.type_name():
+            return event
+    return parse_event(body)
+
+
+def _place(subject: str) -> str:
+    """``finery.evt.<project>.<noun>.<id>.<fact>`` → ``<noun>.<fact>``."""
+    tokens = subject.split(".")
+    return f"{tokens[3]}.{tokens[5]}" if len(tokens) == 6 else ""
+
+
+_OBJECT = TypeAdapter(dict[str, Any])
+_BY_PLACE = {f"{event.NOUN}.{event.FACT}": event for event in EVENTS.values()}
+
+__all__ = ["EVENTS", "UnknownEventType", "ValidationError", "parse_event", "parse_said"]

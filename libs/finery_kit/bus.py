@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 import nats.errors
@@ -24,10 +25,12 @@ from finery_contracts.access import Actor
 from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody, FineryError, InvalidRequest, TooLarge, Unavailable, error_of
 from finery_contracts.model import Record
-from finery_contracts.registry import UnknownEventType, parse_event
-from finery_contracts.streams import EVENTS, rpc_subject
+from finery_contracts.registry import UnknownEventType, parse_said
+from finery_contracts.streams import EVENTS, MAX_MESSAGE_BYTES, rpc_subject
 from finery_kit.db import Database, Transaction
-from finery_kit.delivery import first_sight
+from finery_kit.dead import subject_of
+from finery_kit.inbox import first_sight
+from finery_kit.redelivery import attend
 from finery_kit.telemetry import current_traceparent, span_from
 
 log = logging.getLogger("finery.bus")
@@ -37,6 +40,7 @@ R = TypeVar("R", bound=BaseModel)
 FactRoutes = Mapping[type[Event], Callable[[Transaction, Any], None]]
 PULL = PullSub(32, timeout=2)
 RPC_TIMEOUT_S = 10.0
+MAX_ANSWER_BYTES = MAX_MESSAGE_BYTES - 4096
 INBOX = b"_FINERY"  # answers to services arrive where no project's credential can listen
 
 
@@ -99,7 +103,7 @@ def listen_to_facts(
     """Attach a service's table of facts to its durable consumer. ``after`` runs when a change was committed."""
 
     async def on_fact(body: bytes, msg: NatsMessage) -> None:
-        event = parse_or_none(body)
+        event = parse_or_none(body, subject_of(msg.raw_message))
         handler = routes.get(type(event)) if event is not None else None
         if event is None or handler is None:
             await msg.ack()
@@ -117,18 +121,11 @@ def listen_to_facts(
 def subscribe_pull(
     broker: NatsBroker, stream: str, subject: str, durable: str, handler: Callable[..., Awaitable[None]]
 ) -> None:
-    """A pull subscriber on a consumer that ``bus_init`` made; what raises is redelivered with growing delay."""
+    """A pull subscriber on a consumer that ``bus_init`` made; what raises is dealt with in ``redelivery``."""
 
     async def guarded(body: bytes, msg: NatsMessage) -> None:
-        try:
-            await handler(body, msg)
-        except (ValidationError, UnicodeDecodeError) as fault:
-            log.error("message_rejected", extra={"durable": durable, "error": str(fault)[:500]})
-            await msg.reject()
-        except Exception as fault:
-            delivered = msg.raw_message.metadata.num_delivered  # pyright: ignore[reportUnknownMemberType]
-            log.exception("handler_failed", extra={"durable": durable, "error": repr(fault), "delivered": delivered})
-            await msg.nack(delay=min(60.0, 0.5 * 2 ** (delivered - 1)))
+        raw = msg.raw_message
+        await attend(broker.connection, raw, durable, partial(handler, body, msg))
 
     broker.subscriber(
         subject, stream=JStream(stream, declare=False), durable=durable, pull_sub=PULL,
@@ -142,10 +139,10 @@ async def raw_decoder(message: Any) -> bytes:
     return bytes(message.body)
 
 
-def parse_or_none(body: bytes) -> Event | None:
+def parse_or_none(body: bytes, subject: str = "") -> Event | None:
     """The event, or None for one of a newer peer."""
     try:
-        return parse_event(body)
+        return parse_said(subject, body)
     except UnknownEventType:
         return None
 
@@ -186,7 +183,15 @@ def _answering(service: str, verb: str, row: Rpc) -> Callable[..., Awaitable[byt
         except Exception:
             log.exception("rpc_failed", extra={"service": service, "verb": verb})
             reply = RpcAnswer(status=500, error=FineryError().body)
-        return reply.model_dump_json().encode()
+        told = reply.model_dump_json().encode()
+        if len(told) > MAX_ANSWER_BYTES:
+            log.error("rpc_answer_too_large", extra={"service": service, "verb": verb, "size_bytes": len(told)})
+            fault = TooLarge(
+                f"the answer of {service}.{verb} has {len(told):,} bytes, more than a message may; ask for less",
+                code="answer_too_large",
+            )
+            told = RpcAnswer(status=fault.status, error=fault.body).model_dump_json().encode()
+        return told
 
     return answer
 

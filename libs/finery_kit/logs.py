@@ -11,7 +11,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
-_SECRET = re.compile(r"(fk-[\w-]{8})[\w-]+|(whsec_)[\w+/=-]+|(://[^:/@\s]+:)[^@\s]+@")
+_SECRET = re.compile(
+    r"(fk-[\w-]{8})[\w-]+|(whsec_)[\w+/=-]+|(://[^:/@\s]+:)[^@\s]+@|((?i:bearer|basic) )[\w.~+/=-]{8,}|(eyJ)[\w.-]{16,}"
+)
 MAX_BYTES = 20 * 2**20
 
 
@@ -29,7 +31,12 @@ class JsonLines(logging.Formatter):
         }
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return _SECRET.sub(lambda m: next(filter(None, m.groups())) + "…", json.dumps(line, default=str))
+        return without_secrets(json.dumps(line, default=str))
+
+
+def without_secrets(text: str) -> str:
+    """The text, with whatever looks like a key or a password cut."""
+    return _SECRET.sub(lambda m: next(filter(None, m.groups())) + "…", text)
 
 
 def set_up_logs(file: Path | None, level: str) -> logging.Handler:

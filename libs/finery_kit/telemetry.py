@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import threading
+import time
 from collections.abc import Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from finery_contracts import jobs
 _PROPAGATOR = TraceContextTextMapPropagator()
 _PROVIDERS: dict[str, TracerProvider] = {}
 MAX_FILE_BYTES = 64 * 2**20
+SPANS_EACH = 32
 
 
 class SpanFile(SpanExporter):
@@ -75,6 +77,38 @@ def span_from(
     tracer = tracer_of(service)
     with tracer.start_as_current_span(name, context=parent, kind=kind, attributes=attributes) as span:
         yield span
+
+
+@contextlib.contextmanager
+def batch_span(service: str, name: str, causes: Sequence[tuple[str | None, str]]) -> Generator[None]:
+    """Spans of work that many causes share: ``(traceparent, what it is about)`` each.
+
+    A few: one span in each one's trace, all of the same length. Many: a single span that links to the first of them:
+    on a hot path a span costs more than the work it tells of.
+    """
+    if len(causes) == 1:
+        ((traceparent, noun),) = causes
+        with span_from(traceparent, service, name, kind=SpanKind.CONSUMER, noun=noun):
+            yield
+        return
+    tracer = tracer_of(service)
+    if len(causes) > SPANS_EACH:
+        linked = [trace.get_current_span(context_of(cause)) for cause, _ in causes[:SPANS_EACH] if cause]
+        links = [trace.Link(span.get_span_context()) for span in linked]
+        with tracer.start_as_current_span(
+            name, context=Context(), kind=SpanKind.CONSUMER, links=links, attributes={"facts": len(causes)}
+        ):
+            yield
+        return
+    began = time.time_ns()
+    try:
+        yield
+    finally:
+        for traceparent, noun in causes:
+            parent = context_of(traceparent) if traceparent else Context()
+            tracer.start_span(
+                name, context=parent, kind=SpanKind.CONSUMER, start_time=began, attributes={"noun": noun}
+            ).end()  # fmt: skip
 
 
 def tracer_of(service: str) -> trace.Tracer:

@@ -11,12 +11,14 @@ from typing import Any
 import pytest
 
 from finery_contracts.access import Actor, ProjectCreated, ProjectView, Role
+from finery_contracts.dead import DeadLetter
 from finery_contracts.errors import Conflict, FineryError, InvalidRequest, TooLarge, Unavailable
 from finery_contracts.model import Record, Request
-from finery_contracts.streams import DEAD, EVENTS, Durable
+from finery_contracts.streams import EVENTS, Durable
 from finery_kit.bus import Call, Rpc, answer_requests, ask, listen_to_facts, subscribe_pull
 from finery_kit.bus_init import bus_init
 from finery_kit.db import Database, Transaction, utc_now
+from finery_kit.dead import DeadLetters
 from finery_kit.delivery import DELIVERY_METADATA
 from finery_kit.service import Service, connected, running
 from finery_kit.settings import Settings
@@ -40,6 +42,8 @@ async def echo(call: Call[Word]) -> Echo:
         raise Conflict("it is taken", code="name_taken", param="text", details=[{"used_by": "x"}])
     if call.body.text == "break":
         raise RuntimeError("fk-secret")
+    if call.body.text == "grow":
+        return Echo(text="x" * 2**20)
     return Echo(text=call.body.text, by=call.actor.user if call.actor else None)
 
 
@@ -64,13 +68,9 @@ async def until(true: Callable[[], Any]) -> None:
             await asyncio.sleep(0.01)
 
 
-async def dead(service: Service) -> list[dict[str, Any]]:
-    """The advisories that came so far."""
-    info = await service.jetstream.stream_info(DEAD.name)
-    stream = service.jetstream
-    return [
-        json.loads((await stream.get_msg(DEAD.name, seq)).data or b"{}") for seq in range(1, info.state.last_seq + 1)
-    ]
+async def dead(service: Service) -> list[DeadLetter]:
+    """What was given up so far."""
+    return (await DeadLetters(service.jetstream).list()).data
 
 
 async def test_a_request_is_answered_and_its_errors_arrive_as_they_were(service: Service) -> None:
@@ -98,6 +98,9 @@ async def test_a_request_is_answered_and_its_errors_arrive_as_they_were(service:
         assert (wrong.value.error_code, wrong.value.param) == ("unknown_parameter", "by")
         with pytest.raises(TooLarge):
             await say("x" * 2**20)
+        with pytest.raises(TooLarge) as answer:
+            await say("grow")
+        assert answer.value.error_code == "answer_too_large"
 
 
 async def test_nobody_there_is_unavailable_at_once(service: Service) -> None:
@@ -127,12 +130,14 @@ async def test_a_poison_message_is_laid_aside_with_its_place_and_holds_up_nobody
             await service.jetstream.publish(SUBJECT, body)
         await until(lambda: heard)
         async with asyncio.timeout(5):
-            while not (advisories := await dead(service)):
+            while not (letters := await dead(service)):
                 await asyncio.sleep(0.01)
 
     assert heard == [b"good"]
-    assert (advisories[0]["stream"], advisories[0]["stream_seq"]) == (EVENTS.name, 1)
-    assert advisories[0]["type"].endswith("terminated")
+    assert (letters[0].stream, letters[0].seq, letters[0].subject, letters[0].deliveries) == (
+        EVENTS.name, 1, SUBJECT, 1,
+    )  # fmt: skip
+    assert letters[0].reason.startswith("Word is not valid")
 
 
 async def test_a_handler_that_fails_is_called_again_after_a_while(service: Service) -> None:
