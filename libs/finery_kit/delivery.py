@@ -16,6 +16,7 @@ from sqlmodel import Session, col, select
 from finery_contracts.envelope import Event
 from finery_contracts.errors import TooLarge
 from finery_contracts.ids import new_id
+from finery_contracts.log import about
 from finery_contracts.model import Record
 from finery_contracts.streams import MAX_FACT_BYTES
 from finery_kit.db import LOCK_OUTBOX, Transaction
@@ -54,11 +55,16 @@ def emit(
         )
     row = OutboxRow(
         event_id=event.id, project=project, noun=kind.NOUN, noun_id=noun_id, noun_version=version,
-        type=event.type, bus_subject=event.bus_subject, body=body,
-        traceparent=event.traceparent, created_at=tx.now.isoformat(),
+        about=about(vars(data)), type=event.type, bus_subject=event.bus_subject,
+        body=body, traceparent=event.traceparent, created_at=tx.now.isoformat(),
     )  # fmt: skip
-    tx.before_commit.append(partial(_append, tx.session, row))
+    append(tx, row)
     return event
+
+
+def append(tx: Transaction, row: OutboxRow) -> None:
+    """Put a row at the end of the log, as the last thing of this transaction."""
+    tx.before_commit.append(partial(_append, tx.session, row))
 
 
 def _append(session: Session, row: OutboxRow) -> None:
@@ -88,4 +94,6 @@ def events_since(
 
 WakeUp = Callable[[], None]
 
-__all__ = ["DELIVERY_METADATA", "InboxRow", "OutboxRow", "Relay", "WakeUp", "emit", "events_since", "first_sight"]
+__all__ = [
+    "DELIVERY_METADATA", "InboxRow", "OutboxRow", "Relay", "WakeUp", "append", "emit", "events_since", "first_sight",
+]  # fmt: skip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import LargeBinary, MetaData
+from sqlalchemy import Index, LargeBinary, MetaData
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -14,21 +14,27 @@ class _Table(SQLModel, registry=registry(metadata=DELIVERY_METADATA)):
 
 
 class OutboxRow(_Table, table=True):
-    """One fact, in the very bytes that go on the bus."""
+    """One fact, in the very bytes that go on the bus. One that another service said is kept, never said again."""
 
     __tablename__ = "outbox"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        Index("outbox_project_seq", "project", "seq"),
+        Index("outbox_project_time", "project", "created_at"),
+    )
     seq: int | None = Field(default=None, primary_key=True)
     event_id: str = Field(unique=True)
-    project: str = Field(index=True)
+    project: str
     noun: str
     noun_id: str = Field(index=True)
     noun_version: int
+    about: str | None = Field(default=None, index=True, description="id of another noun that it speaks of")
     type: str
     bus_subject: str
     body: bytes = Field(sa_type=LargeBinary)
     traceparent: str | None = None
     created_at: str
     published: bool = Field(default=False, index=True)
+    own: bool = Field(default=True, description="False: heard from its owner, who alone publishes it")
 
 
 class InboxRow(_Table, table=True):

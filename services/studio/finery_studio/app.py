@@ -9,14 +9,16 @@ from typing import Any
 from fastapi import FastAPI
 from faststream.nats import NatsMessage
 from opentelemetry.trace import SpanKind
+from pydantic import BaseModel
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import DeployCommand, DeploymentView, DeployRequest, ServableModel, ServableRequest
 from finery_contracts.envelope import Event
 from finery_contracts.inbound import InboundEvent
 from finery_contracts.jobs import TaskKind
+from finery_contracts.log import LogPage, LogRequest
 from finery_contracts.model import Record
-from finery_contracts.streams import INBOUND, REPORTS, Durable
+from finery_contracts.streams import EVENTS, INBOUND, REPORTS, Durable
 from finery_contracts.work import ClaimRequest, HeartbeatRequest, Report
 from finery_kit.bus import Call, Rpc, answer_requests, ask, subscribe_pull
 from finery_kit.db import Database, Transaction
@@ -31,6 +33,7 @@ from finery_studio.edge import forward
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.site import site
 from finery_studio.edge.web import TracedApp, WebServer
+from finery_studio.events import handlers as event_handlers
 from finery_studio.events import http as event_http
 from finery_studio.events.streams import read_subject
 from finery_studio.inbound import on_inbound
@@ -112,6 +115,16 @@ class Studio:
         project = call.by.project
         view = await self.database.read(lambda s: model_store.load(s, project, call.body.name))
         return self.models.servable(view)
+
+    async def on_events(self, call: Call[LogRequest]) -> LogPage:
+        """RPC: the event log."""
+        return await event_handlers.on_events(self.database, call)
+
+    async def on_fact(self, body: bytes, msg: NatsMessage) -> None:
+        """EVENTS: what other services said."""
+        if await event_handlers.hear(self.database, body, msg, ROUTES):
+            self.changed()
+        await msg.ack()
 
     async def on_report(self, body: bytes, msg: NatsMessage) -> None:
         """REPORTS: snapshots of attempts."""
@@ -222,16 +235,18 @@ class Studio:
         return await read_subject(self.service.jetstream, stream, subject, after=after)
 
 
-# What studio hears: no facts of others yet, snapshots of workers, events of upstream systems, requests.
+# What studio hears: facts of others (all are kept, these are followed), snapshots of workers, upstream events.
 ROUTES: dict[type[Event], Callable[..., None]] = {}
 MESSAGES = {
+    Durable.STUDIO: (EVENTS, "finery.evt.>", Studio.on_fact),
     Durable.STUDIO_REPORTS: (REPORTS, "finery.report.>", Studio.on_report),
     Durable.STUDIO_INBOUND: (INBOUND, "finery.in.>", Studio.on_inbound),
 }
-REQUESTS: dict[str, tuple[type[Record], Callable[[Studio, Any], Awaitable[Record]]]] = {
+REQUESTS: dict[str, tuple[type[BaseModel], Callable[[Studio, Any], Awaitable[Record]]]] = {
     "claim": (ClaimRequest, Studio.on_claim),
     "heartbeat": (HeartbeatRequest, Studio.on_heartbeat),
     "servable": (ServableRequest, Studio.on_servable),
+    "events": (LogRequest, Studio.on_events),
 }
 
 
