@@ -11,13 +11,14 @@ from finery_contracts.errors import Forbidden
 from finery_contracts.log import LogPage, LogRequest
 from finery_kit.bus import Call, FactRoutes, apply_once, parse_or_none
 from finery_kit.db import Database, Transaction
+from finery_kit.dead import subject_of
 from finery_kit.telemetry import span_from
 from finery_studio.events import log
 
 
 async def hear(database: Database, body: bytes, msg: NatsMessage, routes: FactRoutes) -> bool:
     """Keep the fact and, in the same transaction, follow it if a route says so; True when a route changed something."""
-    event = parse_or_none(body)
+    event = parse_or_none(body, subject_of(msg.raw_message))
     if event is None or type(event) not in routes:
         await database.write(lambda tx: log.keep(tx, body))
         return False
