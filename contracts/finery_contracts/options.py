@@ -27,7 +27,10 @@ class TaskOptions(Request):
         default="tell", description="retry: what seems to hang is also stopped and resumed from its last checkpoint"
     )
     keep_logs: str | None = Field(
-        default=None, max_length=1024, description="folder to keep the logs in for ever, instead of the usual 30 days"
+        default=None,
+        pattern=r"^[A-Za-z0-9_-]+(/[A-Za-z0-9_-]+)*$",
+        max_length=256,
+        description="path in the project's archive under which the logs are kept for ever, not for the usual 30 days",
     )
     notify: NotifyChoice | None = None
     metadata: dict[str, str] = Field(default_factory=dict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import tokenize
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -31,6 +32,19 @@ class Source:
     @property
     def name(self) -> str:
         return self.path.relative_to(ROOT).as_posix()
+
+    @property
+    def module(self) -> str:
+        """Its dotted name."""
+        parts = self.path.relative_to(ROOT).with_suffix("").parts
+        return ".".join(
+            parts[next(i for i, part in enumerate(parts) if part.startswith("finery") and "-" not in part) :]
+        )
+
+    @property
+    def says_it_is_pure(self) -> bool:
+        """Its opening sentences promise ``Pure``: no clock, no chance, no file."""
+        return re.search(r"\bPure\b", ast.get_docstring(self.tree) or "") is not None
 
     @property
     def is_engine(self) -> bool:

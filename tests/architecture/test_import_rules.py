@@ -16,7 +16,8 @@ IMPURE = {"asyncio", "io", "os", "pathlib", "random", "secrets", "shutil", "sign
 CLOCK_AND_CHANCE = {"now", "utcnow", "today", "monotonic", "perf_counter", "time_ns", "new_id", "ULID", "uuid4"}
 DOORS = {"open", "input", "print", "exec", "eval", "__import__"}
 
-DOMAINS = [source for source in OURS if source.path.name == "domain.py"]
+DOMAINS = [source for source in OURS if source.path.name == "domain.py" or source.says_it_is_pure]
+PURE_MODULES = {source.module for source in DOMAINS}
 
 
 def _by_name(source: Source) -> str:
@@ -28,7 +29,7 @@ def test_a_domain_imports_contracts_and_pure_parts_of_the_standard_library(sourc
     foreign = [
         f"{source.name}:{line} {module}"
         for line, module in source.imports()
-        if not _is_pure(module.split(".")[0]) and not _is_own_domain(module, source.package)
+        if not _is_pure(module.split(".")[0]) and not _is_own_domain(module, source)
     ]
 
     assert foreign == []
@@ -62,8 +63,9 @@ def _is_pure(root: str) -> bool:
     return root in PURE_PACKAGES or (root in sys.stdlib_module_names and root not in IMPURE)
 
 
-def _is_own_domain(module: str, package: str) -> bool:
-    return module.split(".")[0] == package and "domain" in module.split(".")
+def _is_own_domain(module: str, source: Source) -> bool:
+    """``module`` is a pure module of the same service, or a name in one."""
+    return module.split(".")[0] == source.package and bool({module, module.rpartition(".")[0]} & PURE_MODULES)
 
 
 def _reaches_out(called: ast.expr) -> bool:

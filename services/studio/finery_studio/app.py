@@ -48,7 +48,7 @@ from finery_studio.projects.desk import KeyDesk
 from finery_studio.settings import StudioSettings
 from finery_studio.store import STUDIO_METADATA
 from finery_studio.tasks import http as task_http
-from finery_studio.tasks.handlers import Outcome, Pulses, TaskDesk
+from finery_studio.tasks.handlers import HangRule, Outcome, TaskDesk
 from finery_studio.tasks.submit import SpecMaker
 from finery_studio.tuning import openai as tuning_openai
 from finery_studio.tuning.handlers import TuningDesk
@@ -75,7 +75,8 @@ class Studio:
         )  # fmt: skip
         self.tuning = TuningDesk(self.models)
         self.tasks = TaskDesk(
-            self.database, self.specs, self.outcomes, settings.max_attempts, Pulses(), self.service.wake_relay,
+            self.database, self.specs, self.outcomes, settings.max_attempts,
+            HangRule(settings.hang_factor, settings.hang_floor_s), self.service.wake_relay,
             self.ring,
         )  # fmt: skip
         self.loops = Loops(self.database, self.service, self.tasks, self.models, settings)

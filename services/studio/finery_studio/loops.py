@@ -9,6 +9,8 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 
+from nats.errors import Error as NatsError
+
 from finery_contracts.streams import work_subject
 from finery_kit.db import Database
 from finery_kit.service import Loop, Service
@@ -62,16 +64,21 @@ class Loops:
         """An attempt without heartbeat is lost; time in which studio was cut off from the bus does not count."""
         while True:
             await asyncio.sleep(LOOK_FOR_LOST_EVERY_S)
-            rows = await self.database.read(store.live_tasks)
-            live = [(row.id, row.attempt) for row in rows]
-            if not self.service.client.is_connected:
-                self.tasks.pulses.heard.clear()
-                continue
-            for task_id, attempt in self.tasks.pulses.silent(live, self.settings.heartbeat_limit_s):
-                await self.database.write(lambda tx, t=task_id, a=attempt: self.tasks.lose(tx, t, a))
+            if await self._on_the_bus():
+                await self.database.write(lambda tx: self.tasks.lose_silent(tx, self.settings.heartbeat_limit_s))
 
     async def expire_loop(self) -> None:
         """Temporary models go when their time is over."""
         while True:
             await self.database.write(self.models.expire)
             await asyncio.sleep(EXPIRE_EVERY_S)
+
+    async def _on_the_bus(self) -> bool:
+        """Asks the broker: a connection that hangs looks open for minutes."""
+        if not self.service.client.is_connected:
+            return False
+        try:
+            await self.service.client.flush(timeout=1)
+        except (NatsError, OSError):
+            return False
+        return True

@@ -20,6 +20,8 @@ class StudioSettings(Settings):
     )
     gallery_file: Path | None = Field(default=None, description="more gallery entries, same shape as the shipped file")
     heartbeat_limit_s: float = Field(default=10.0, gt=0, description="an attempt without heartbeat is lost after this")
+    hang_factor: float = Field(default=20.0, gt=1, description="a hang is suspected after this many median steps")
+    hang_floor_s: float = Field(default=60.0, gt=0, description="and never sooner than this")
     max_attempts: int = Field(default=3, ge=1, le=100)
     temporary_model_days: int = Field(default=15, ge=1)
     operator_key: str | None = Field(

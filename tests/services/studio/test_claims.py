@@ -13,13 +13,15 @@ import pytest
 from finery_contracts.access import Actor, Role
 from finery_contracts.errors import Conflict, ErrorBody, TooLarge
 from finery_contracts.jobs import CheckpointRef, EvaluateOutput, EvaluateSpec, IngestSpec, Phase, TaskKind
+from finery_contracts.options import TaskOptions
 from finery_contracts.tasks import EndReason, TaskState, TaskView
 from finery_contracts.work import AttemptEnd, ClaimRequest, HeartbeatRequest, Report
 from finery_kit.db import Database
 from finery_kit.delivery import DELIVERY_METADATA, events_since
+from finery_kit.testing import VirtualClock
 from finery_studio.store import STUDIO_METADATA
 from finery_studio.tasks import store
-from finery_studio.tasks.handlers import Pulses, TaskDesk
+from finery_studio.tasks.handlers import HangRule, TaskDesk
 from finery_studio.tasks.submit import NewTask, submit
 
 ANN = Actor(project="prj_1", project_name="p", user="ann", key="key_1", role=Role.FULL)
@@ -58,12 +60,18 @@ class Rig:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+async def rig(tmp_path: Path, clock: VirtualClock) -> AsyncIterator[Rig]:
     """A fresh database."""
-    database = Database(f"sqlite:///{tmp_path / 'studio.sqlite'}", STUDIO_METADATA, DELIVERY_METADATA)
+    url = f"sqlite:///{tmp_path / 'studio.sqlite'}"
+    database = Database(url, STUDIO_METADATA, DELIVERY_METADATA, clock=clock)
     database.open()
     outcomes: Any = dict.fromkeys(TaskKind, lambda tx, task: {})
-    yield Rig(database, TaskDesk(database, SPECS, outcomes, 3, Pulses(), lambda: None, lambda: None))
+    yield Rig(database, TaskDesk(database, SPECS, outcomes, 3, HangRule(20, 60), lambda: None, lambda: None))
     database.close()
 
 
@@ -90,12 +98,8 @@ async def test_the_oldest_of_its_kinds_comes_first(rig: Rig) -> None:
 
 async def test_priority_comes_before_age(rig: Rig) -> None:
     await rig.submit()
-    urgent = await rig.submit()
+    urgent = await rig.submit(options=TaskOptions(priority=51))
 
-    def hurry(tx: Any) -> None:
-        store.load(tx.session, "prj_1", urgent.id).priority = 1
-
-    await rig.database.write(hurry)
     assert (await rig.claim("r1")).task_id == urgent.id
 
 
@@ -229,13 +233,82 @@ async def test_what_waits_for_a_task_moves_or_fails_with_it(rig: Rig) -> None:
     assert failed.error.details == [{"line": 17}]
 
 
-def test_only_silence_that_was_heard_counts() -> None:
-    now = 100.0
-    pulses = Pulses(clock=lambda: now)
-    assert pulses.silent([("t", 1)], 10) == []  # seen for the first time: studio may have been away
-    now = 109.0
-    pulses.beat("t", 1)
-    now = 118.0
-    assert pulses.silent([("t", 1)], 10) == []
-    now = 120.0
-    assert pulses.silent([("t", 1)], 10) == [("t", 1)]
+async def test_only_silence_that_was_watched_counts(rig: Rig, clock: VirtualClock) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+
+    async def pass_s(seconds: int, *, beats: bool = False, watched: bool = True) -> str | None:
+        for _ in range(seconds):
+            clock.advance(1)
+            if beats:
+                await rig.desk.on_heartbeat(HeartbeatRequest(task_id=task.id, attempt=1, worker="w"))
+            if watched:
+                await rig.database.write(lambda tx: rig.desk.lose_silent(tx, 10))
+        return (await rig.task(task.id)).phase
+
+    assert await pass_s(30, beats=True) is None
+    assert await pass_s(3600, watched=False) is None  # every studio was down or cut off
+    assert await pass_s(10) is None
+    assert await pass_s(2) == "retrying"
+
+
+async def test_a_beat_of_another_attempt_is_told_to_abandon_and_keeps_nothing_alive(
+    rig: Rig, clock: VirtualClock
+) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+    zombie = HeartbeatRequest(task_id=task.id, attempt=9, worker="w")
+    for _ in range(13):
+        clock.advance(1)
+        assert (await rig.desk.on_heartbeat(zombie)).command == "abandon"
+        await rig.database.write(lambda tx: rig.desk.lose_silent(tx, 10))
+    assert (await rig.task(task.id)).phase == "retrying"
+
+
+async def test_pause_is_answered_to_the_next_beat_and_resuming_goes_on_from_the_checkpoint(rig: Rig) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+    await rig.report(task.id, checkpoints=[CheckpointRef(step=2, path="store://c2")])
+    await rig.database.write(lambda tx: rig.desk.pause(tx, "prj_1", task.id))
+    beat = HeartbeatRequest(task_id=task.id, attempt=1, worker="w")
+    assert (await rig.desk.on_heartbeat(beat)).command == "pause"
+    await rig.report(task.id, seq=2, end=AttemptEnd(reason=EndReason.TERMINATED))
+    assert await rig.claim("r2") is None
+
+    await rig.database.write(lambda tx: rig.desk.resume(tx, "prj_1", task.id))
+
+    again = await rig.claim("r3")
+    assert (again.attempt, again.resume_from) == (2, ["store://c2"])
+    assert [a.reason for a in (await rig.task(task.id)).attempts] == [EndReason.PAUSED, None]
+
+
+async def test_what_waits_for_others_may_be_paused_and_is_queued_only_when_resumed(rig: Rig) -> None:
+    first = await rig.submit(TaskKind.INGEST)
+    second = await rig.submit(needs=(first.id,))
+    await rig.database.write(lambda tx: rig.desk.pause(tx, "prj_1", second.id))
+    await rig.claim("r1", TaskKind.INGEST)
+    await rig.report(first.id, end=AttemptEnd(reason=EndReason.SUCCEEDED))
+    assert (await rig.task(second.id)).state is TaskState.CREATED
+
+    resumed = await rig.database.write(lambda tx: rig.desk.resume(tx, "prj_1", second.id))
+
+    assert (resumed.state, (await rig.claim("r2")).task_id) == (TaskState.QUEUED, second.id)
+
+
+async def test_a_hang_is_said_once_for_each_silence(rig: Rig) -> None:
+    task = await rig.submit()
+    await rig.claim("r1")
+    for quiet_s in (90, 92, 94, 1, 90, 92):
+        beat = HeartbeatRequest(task_id=task.id, attempt=1, worker="w", quiet_s=quiet_s, median_step_s=1)
+        assert (await rig.desk.on_heartbeat(beat)).command == "continue"
+    assert [note.code for note in (await rig.task(task.id)).notes] == ["suspected_hang"] * 2
+
+
+async def test_by_its_policy_a_hanging_attempt_is_stopped_and_tried_again_for_free(rig: Rig) -> None:
+    task = await rig.submit(options=TaskOptions(on_hang="retry"))
+    await rig.claim("r1")
+    beat = HeartbeatRequest(task_id=task.id, attempt=1, worker="w", quiet_s=90, median_step_s=1)
+    assert (await rig.desk.on_heartbeat(beat)).command == "stop"
+    await rig.report(task.id, end=AttemptEnd(reason=EndReason.CRASHED))
+    assert (await rig.task(task.id)).attempts[0].reason is EndReason.HUNG
+    assert (await rig.claim("r2")).attempt == 2

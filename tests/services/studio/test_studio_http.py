@@ -84,7 +84,7 @@ async def test_a_kind_that_is_none_is_a_400(studio: Rig, kind: Any) -> None:
 
 async def test_a_name_that_no_message_could_carry_is_refused(studio: Rig) -> None:
     dataset = await studio.upload()
-    body = {"kind": "tune", "model": GALLERY_MODEL, "dataset": dataset.id, "name": "n" * 2**20}
+    body = {"kind": "tune", "model": GALLERY_MODEL, "dataset": dataset.id, "metadata": {"n": "n" * 2**20}}
     async with studio.http() as api:
         answer = await api.post("/api/v1/tasks", json=body)
         listed = (await api.get("/api/v1/tasks", params={"kind": "tune"})).json()

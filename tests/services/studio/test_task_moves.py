@@ -9,7 +9,7 @@ import pytest
 
 from finery_contracts.errors import ErrorBody
 from finery_contracts.jobs import CheckpointRef, Phase, TaskKind
-from finery_contracts.tasks import EndReason, TaskAttemptEnded, TaskState, TaskView
+from finery_contracts.tasks import EndReason, StopReason, TaskAttemptEnded, TaskState, TaskView
 from finery_contracts.work import AttemptEnd, Report
 from finery_studio.tasks import domain
 from finery_studio.tasks.domain import MOVES, IllegalMove
@@ -47,7 +47,7 @@ def test_only_the_moves_of_the_table_are_made(before: TaskState, after: TaskStat
     moves = {
         TaskState.QUEUED: lambda task: domain.queue(task, NOW),
         TaskState.FAILED: lambda task: domain.fail(task, ErrorBody(code="c", message="m"), NOW),
-        TaskState.TERMINATED: lambda task: domain.terminate_idle(task, NOW),
+        TaskState.TERMINATED: lambda task: domain.stop(task, StopReason.TERMINATE, NOW),
     }
     if after not in moves:
         return
@@ -66,13 +66,13 @@ def test_only_what_is_queued_or_to_be_tried_again_is_claimed(state: TaskState) -
     with pytest.raises(IllegalMove, match=str(state)):
         domain.claim(a_task(state), "worker", NOW)
     again = a_task(state).model_copy(update={"phase": "retrying"})
-    assert domain.claimable(again) is not state.ended
+    assert domain.claimable(again) is (state in (TaskState.PREPARING, TaskState.RUNNING))
 
 
 def test_what_waits_to_be_tried_again_is_terminated_at_once() -> None:
     task, _ = domain.end_attempt(claimed(), AttemptEnd(reason=EndReason.LOST), NOW, max_attempts=3)
     assert not domain.has_live_attempt(task)
-    stopped, _ = domain.terminate_idle(task, LATER)
+    stopped, _ = domain.stop(task, StopReason.TERMINATE, LATER)
     assert (stopped.state, stopped.phase, stopped.why_waiting) == (TaskState.TERMINATED, None, None)
 
 

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from pydantic import Field
 
 from finery_contracts.access import Actor
 from finery_contracts.datasets import (
@@ -16,7 +20,8 @@ from finery_contracts.datasets import (
 from finery_contracts.errors import Conflict, InvalidRequest
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import IngestOutput, IngestSpec, TaskKind
-from finery_contracts.tasks import NotifyChoice, TaskState, TaskView
+from finery_contracts.options import TaskOptions
+from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_kit.storage import Blob
 from finery_studio.datasets import store
@@ -38,10 +43,33 @@ class Upload:
     format: str = "auto"
     bad_records: str = "strict"
     bad_ceiling: float = 0.01
-    notify: NotifyChoice | None = None
+    options: TaskOptions = field(default_factory=TaskOptions)
 
 
-def register(tx: Transaction, upload: Upload, actor: Actor, specs: dict[TaskKind, SpecMaker]) -> DatasetView:
+class IngestRequest(TaskOptions):
+    """``POST /api/v1/tasks`` with kind ingest: read an uploaded file again, which makes a dataset of its own."""
+
+    kind: Literal["ingest"]
+    dataset: str = Field(description="id or name of the dataset whose bytes are read")
+    format: Literal["auto", "openai", "csv"] = "auto"
+    bad_records: Literal["strict", "skip"] = "strict"
+    bad_ceiling: float = Field(default=0.01, ge=0, le=1)
+
+
+def ingest_again(tx: Transaction, asked: IngestRequest, actor: Actor, specs: Mapping[TaskKind, SpecMaker]) -> TaskView:
+    """The same bytes under other settings."""
+    source = store.load(tx.session, actor.project, asked.dataset)
+    upload = Upload(
+        blob=Blob(store.blob_of(tx.session, source.id), source.sha256, source.size_bytes), filename=source.filename,
+        name=source.name, purpose="evals" if source.purpose == "evals" else "fine-tune", format=asked.format,
+        bad_records=asked.bad_records, bad_ceiling=asked.bad_ceiling, options=_options_of(asked),
+    )  # fmt: skip
+    made = register(tx, upload, actor, specs)
+    assert made.task is not None
+    return task_store.view_of(task_store.load(tx.session, actor.project, made.task))
+
+
+def register(tx: Transaction, upload: Upload, actor: Actor, specs: Mapping[TaskKind, SpecMaker]) -> DatasetView:
     """A dataset and its ingest task, in one transaction."""
     if len(upload.name) > MAX_NAME:
         raise InvalidRequest(
@@ -61,16 +89,20 @@ def register(tx: Transaction, upload: Upload, actor: Actor, specs: dict[TaskKind
             "dataset": dataset_id, "filename": upload.filename, "format": upload.format,
             "bad_records": upload.bad_records, "bad_ceiling": upload.bad_ceiling,
         }  # fmt: skip
+        asked = IngestRequest(
+            kind="ingest", **{name: request[name] for name in ("dataset", "format", "bad_records", "bad_ceiling")},
+            **upload.options.model_dump(exclude_unset=True),
+        )  # fmt: skip
+        result = {"dataset": dataset_id}
         submit(
-            tx,
-            NewTask(
-                kind=TaskKind.INGEST, name=f"ingest-{upload.name}"[:64], request=request, task_id=task_id,
-                result={"dataset": dataset_id}, notify=upload.notify,
-            ),
-            actor,
-            specs,
+            tx, NewTask(TaskKind.INGEST, f"ingest-{upload.name}", request, asked, result=result, task_id=task_id),
+            actor, specs,
         )  # fmt: skip
     return view
+
+
+def _options_of(asked: IngestRequest) -> TaskOptions:
+    return TaskOptions(**asked.model_dump(exclude_unset=True, include=set(TaskOptions.model_fields)))
 
 
 def ingest_spec(tx: Transaction, task: TaskView) -> IngestSpec:

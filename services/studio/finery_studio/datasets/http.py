@@ -6,14 +6,13 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, UploadFile
 from fastapi.responses import FileResponse
-from pydantic import TypeAdapter
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.datasets import DatasetState, DatasetView
 from finery_contracts.errors import Conflict, InvalidRequest, NotFound
 from finery_contracts.ids import finery_id, openai_id
 from finery_contracts.jobs import TaskKind
-from finery_contracts.tasks import NotifyChoice
+from finery_contracts.options import TaskOptions
 from finery_kit.db import Database
 from finery_kit.storage import CHUNK, Storage
 from finery_studio.datasets import handlers, store
@@ -71,12 +70,12 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         bad_ceiling: Annotated[float, Form(ge=0, le=1)] = 0.01,
         purpose: Annotated[Literal["fine-tune", "evals"], Form()] = "fine-tune",
         notify: Annotated[str | None, Form(description="JSON: {topic, events}")] = None,
+        task: Annotated[str | None, Form(description="JSON: options of the task: auto_stop_s, priority, …")] = None,
     ) -> DatasetView:
-        chosen = TypeAdapter(NotifyChoice).validate_python(json.loads(notify)) if notify else None
         said = {"name": name} if name else {}
         return await desk.take(
             file, actor, purpose=purpose, format=stated, bad_records=bad_records, bad_ceiling=bad_ceiling,
-            notify=chosen, **said,
+            options=_options(task, notify), **said,
         )  # fmt: skip
 
     @router.get("")
@@ -184,6 +183,17 @@ def file_object(view: DatasetView) -> dict[str, Any]:
             "errors": view.error.details if view.error else [],
         },
     }
+
+
+def _options(task: str | None, notify: str | None) -> TaskOptions:
+    try:
+        given = json.loads(task) if task else {}
+        told = {"notify": json.loads(notify)} if notify else {}
+    except ValueError as fault:
+        raise InvalidRequest(f"task and notify are JSON objects: {fault}", code="invalid_json", param="task") from fault
+    if not isinstance(given, dict):
+        raise InvalidRequest("task is a JSON object of options", code="invalid_json", param="task")
+    return TaskOptions.model_validate({**given, **told})
 
 
 async def _chunks(upload: UploadFile) -> AsyncIterator[bytes]:

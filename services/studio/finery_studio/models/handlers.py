@@ -30,26 +30,15 @@ from finery_contracts.models import (
     ModelState,
     ModelView,
 )
-from finery_contracts.tasks import NotifyChoice, TaskState, TaskView
+from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_studio.models import store
 from finery_studio.models.gallery import GalleryEntry
+from finery_studio.models.requests import ImportRequest, NewModel, ValidateRequest, asked_for
 from finery_studio.models.sources import source_of
 from finery_studio.projects.domain import check_name
 from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, SpecMaker, submit
-
-
-@dataclass(frozen=True)
-class NewModel:
-    """What a person asked for: a gallery id or a folder."""
-
-    name: str
-    gallery: str | None = None
-    path: str | None = None
-    description: str = ""
-    validate: bool = True
-    notify: NotifyChoice | None = None
 
 
 @dataclass
@@ -81,11 +70,16 @@ class ModelDesk:
         request = {"model": view.id, "validate": new.validate, **source}
         submit(
             tx,
-            NewTask(TaskKind.IMPORT, f"import-{new.name}"[:64], request, task_id=task_id, notify=new.notify,
+            NewTask(TaskKind.IMPORT, f"import-{new.name}", request, asked_for(new), task_id=task_id,
                     result={"model": view.id}),
             actor, self.specs,
         )  # fmt: skip
         return view
+
+    def imports(self, tx: Transaction, asked: ImportRequest, actor: Actor) -> TaskView:
+        """``POST /api/v1/tasks`` with kind import."""
+        view = self.create(tx, asked.new_model(), actor)
+        return task_store.view_of(task_store.load(tx.session, actor.project, view.tasks[0]))
 
     def entry(self, gallery_id: str) -> GalleryEntry:
         """A gallery entry.
@@ -251,8 +245,12 @@ class ModelDesk:
         task_id = new_id("task")
         store.save(tx, store.changed(view, state=ModelState.VALIDATING, tasks=[*view.tasks, task_id]), ModelCreated)
         actor = Actor(project=view.project, project_name="", user=cause.created_by, key="", role=Role.COMMON)
+        options = ValidateRequest(
+            kind="validate", model=view.id, pool=cause.pool, flavour=cause.flavour, priority=cause.priority,
+            notify=cause.notify,
+        )  # fmt: skip
         new = NewTask(
-            TaskKind.VALIDATE, f"validate-{view.name}"[:64], {"model": view.id}, task_id=task_id, notify=cause.notify,
+            TaskKind.VALIDATE, f"validate-{view.name}", {"model": view.id}, options, task_id=task_id,
             result={"model": view.id},
         )  # fmt: skip
         submit(tx, new, actor, self.specs)

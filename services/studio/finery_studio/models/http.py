@@ -4,33 +4,22 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query
-from pydantic import Field, model_validator
+from pydantic import Field
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import DeploymentView
 from finery_contracts.model import Request
 from finery_contracts.models import ModelState, ModelView
+from finery_contracts.options import TaskOptions
 from finery_contracts.tasks import NotifyChoice
 from finery_kit.db import Database
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.models import store
-from finery_studio.models.handlers import ModelDesk, NewModel
+from finery_studio.models.handlers import ModelDesk
+from finery_studio.models.requests import NewModel, Source
 
 ListDeployments = Callable[[Actor], Awaitable[list[DeploymentView]]]
-
-
-class Source(Request):
-    """Where weights come from: exactly one of the two, or a gallery id with a folder of own weights."""
-
-    gallery: str | None = None
-    path: str | None = Field(default=None, description="absolute folder on the server")
-
-    @model_validator(mode="after")
-    def _one(self) -> "Source":
-        if self.gallery is None and self.path is None:
-            raise ValueError("give gallery (an id) or path (a folder)")
-        return self
 
 
 class ModelRequest(Request):
@@ -41,6 +30,7 @@ class ModelRequest(Request):
     description: str = Field(default="", max_length=100)
     validate_weights: bool = Field(default=True, alias="validate", description="off: a bad model fails later")
     notify: NotifyChoice | None = None
+    task: TaskOptions = Field(default=TaskOptions(), description="options of its import: auto_stop_s, priority, …")
 
 
 class PublishRequest(Request):
@@ -82,9 +72,10 @@ def routes(desk: ModelRoutes) -> APIRouter:
 
     @router.post("/models", status_code=201)
     async def create(body: ModelRequest, actor: Actor = writer) -> ModelView:
+        options = body.task.model_copy(update={"notify": body.notify} if body.notify else {})
         new = NewModel(
             name=body.name, gallery=body.source.gallery, path=body.source.path, description=body.description,
-            validate=body.validate_weights, notify=body.notify,
+            validate=body.validate_weights, options=options,
         )  # fmt: skip
         view = await desk.database.write(lambda tx: desk.desk.create(tx, new, actor))
         desk.changed()

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from datetime import datetime
 
-from finery_contracts.errors import Conflict, ErrorBody, FineryError, NotFound
+from sqlmodel import select
+
+from finery_contracts.errors import ErrorBody, FineryError, NotFound
 from finery_contracts.jobs import TaskKind
-from finery_contracts.model import Record
-from finery_contracts.tasks import EndReason, TaskState, TaskView
+from finery_contracts.tasks import EndReason, StopReason, TaskState, TaskView
 from finery_contracts.work import (
     AttemptEnd,
     Claim,
@@ -21,29 +22,19 @@ from finery_contracts.work import (
     Report,
 )
 from finery_kit.db import Database, Transaction
-from finery_studio.tasks import domain, store
+from finery_studio.tasks import domain, pulses, store
 from finery_studio.tasks.submit import SpecMaker, advance, give_up
 
 Outcome = Callable[[Transaction, TaskView], dict[str, str]]
 """What a kind's own module makes of an ended task; the answer (ids) is added to the task's result."""
 
 
-@dataclass
-class Pulses:
-    """When each live attempt was last heard, by studio's own monotonic clock: never across a restart."""
+@dataclass(frozen=True)
+class HangRule:
+    """When silence between two steps is suspicious (``domain.seems_to_hang``)."""
 
-    clock: Callable[[], float] = time.monotonic
-    heard: dict[tuple[str, int], float] = field(default_factory=dict[tuple[str, int], float])
-
-    def beat(self, task: str, attempt: int) -> None:
-        """It lives."""
-        self.heard[(task, attempt)] = self.clock()
-
-    def silent(self, live: list[tuple[str, int]], limit_s: float) -> list[tuple[str, int]]:
-        """Which of these were silent for too long. One that is seen for the first time has just been heard."""
-        now = self.clock()
-        self.heard = {key: self.heard.get(key, now) for key in live}
-        return [key for key in live if now - self.heard[key] > limit_s]
+    factor: float
+    floor_s: float
 
 
 @dataclass
@@ -54,15 +45,16 @@ class TaskDesk:
     specs: Mapping[TaskKind, SpecMaker]
     outcomes: Mapping[TaskKind, Outcome]
     max_attempts: int
-    pulses: Pulses
+    hang: HangRule
     wake_relay: Callable[[], None]
     ring: Callable[[], None]
+
+    # --- what workers say ---------------------------------------------------------------------------------------
 
     async def on_claim(self, request: ClaimRequest) -> ClaimAnswer:
         """RPC ``claim``."""
         answer = await self.database.write(lambda tx: self.claim(tx, request))
         if answer.claim is not None:
-            self.pulses.beat(answer.claim.task_id, answer.claim.attempt)
             self.wake_relay()
         return answer
 
@@ -75,7 +67,8 @@ class TaskDesk:
         if row is None:
             return ClaimAnswer()
         task = store.save(tx, row, domain.claim(store.view_of(row), request.worker, tx.now))
-        row.report_seq, row.stop_requested = 0, False
+        row.report_seq = 0
+        pulses.begin(tx, task.id, len(task.attempts))
         resume = [kept.path for kept in reversed(task.checkpoints)] if len(task.attempts) > 1 else []
         claim = Claim.model_validate(
             {
@@ -91,53 +84,116 @@ class TaskDesk:
         )
         return answer
 
-    async def on_heartbeat(self, request: HeartbeatRequest) -> HeartbeatAnswer:
-        """RPC ``heartbeat``: continue, stop, or abandon because the fence moved on."""
-        row = await self.database.read(lambda session: session.get(store.TaskRow, request.task_id))
-        if row is None or row.attempt != request.attempt or not domain.has_live_attempt(store.view_of(row)):
+    async def on_heartbeat(self, beat: HeartbeatRequest) -> HeartbeatAnswer:
+        """RPC ``heartbeat``: continue, pause, stop, or abandon because the fence moved on."""
+        return await self.database.write(lambda tx: self.heartbeat(tx, beat))
+
+    def heartbeat(self, tx: Transaction, beat: HeartbeatRequest) -> HeartbeatAnswer:
+        """One sign of life, and what it is answered with."""
+        query = select(store.TaskRow.attempt, store.TaskRow.live, store.TaskRow.stop_reason)
+        found = tx.session.exec(query.where(store.TaskRow.id == beat.task_id)).first()
+        if found is None or found[0] != beat.attempt or not found[1]:
             return HeartbeatAnswer(command="abandon", reason="this attempt is not the current one")
-        self.pulses.beat(request.task_id, request.attempt)
-        if row.stop_requested:
-            return HeartbeatAnswer(command="stop", reason="terminated")
-        return HeartbeatAnswer(command="continue")
+        pulse = pulses.beat(tx, beat.task_id)
+        stop = found[2]
+        if pulse is not None and stop is None:
+            stop = self._watch_steps(tx, pulse, beat)
+        if stop is None:
+            return HeartbeatAnswer(command="continue")
+        return HeartbeatAnswer(command="pause" if stop == StopReason.PAUSE else "stop", reason=stop)
+
+    def _watch_steps(self, tx: Transaction, pulse: store.PulseRow, beat: HeartbeatRequest) -> str | None:
+        """Suspect a hang once for each silence; the answer is the reason to stop, if its policy makes it one."""
+        hangs = domain.seems_to_hang(beat, factor=self.hang.factor, floor_s=self.hang.floor_s)
+        if hangs == pulse.hang_said:
+            return None
+        pulse.hang_said = hangs
+        row = store.held(tx.session, beat.task_id) if hangs else None
+        if row is None:
+            return None
+        self._conclude(tx, row, store.view_of(row), domain.suspect_hang(store.view_of(row), beat, tx.now))
+        return row.stop_reason
 
     def on_report(self, tx: Transaction, news: Report) -> None:
         """A snapshot; one that is stale or was seen already changes nothing."""
-        row = tx.session.get(store.TaskRow, news.task_id)
+        row = store.held(tx.session, news.task_id)
         if row is None or news.attempt != row.attempt or news.seq <= row.report_seq:
             return
         row.report_seq = news.seq
-        if news.end is not None:
-            news = news.model_copy(update={"end": _as_told(row, news.end)})
         before = store.view_of(row)
-        decision = domain.report(before, news, tx.now, max_attempts=self.max_attempts)
-        self._conclude(tx, row, before, decision)
+        self._conclude(tx, row, before, domain.report(before, news, tx.now, max_attempts=self.max_attempts))
+
+    def lose_silent(self, tx: Transaction, limit_s: float) -> int:
+        """Give up the attempts that nobody heard for too long; how many there were."""
+        silent = pulses.silent(tx, limit_s)
+        for task_id, attempt in silent:
+            self.lose(tx, task_id, attempt)
+        return len(silent)
 
     def lose(self, tx: Transaction, task_id: str, attempt: int) -> None:
         """An attempt was silent for too long."""
-        row = tx.session.get(store.TaskRow, task_id)
+        row = store.held(tx.session, task_id)
         if row is None or row.attempt != attempt:
             return
         before = store.view_of(row)
         silence = ErrorBody(code="worker_lost", message="the worker was not heard of for too long")
-        end = _as_told(row, AttemptEnd(reason=EndReason.LOST, error=silence))
+        end = AttemptEnd(reason=EndReason.LOST, error=silence)
         self._conclude(tx, row, before, domain.end_attempt(before, end, tx.now, max_attempts=self.max_attempts))
 
-    def terminate(self, tx: Transaction, project: str, task_id: str) -> TaskView:
-        """Someone wants it stopped: at once when nobody works on it, else by the next heartbeat's answer."""
-        row = store.load(tx.session, project, task_id)
-        task = store.view_of(row)
-        if task.state.ended:
-            raise Conflict(f"task {task_id} has {task.state} already; there is nothing to stop", code="task_ended")
-        if domain.has_live_attempt(task):
-            row.stop_requested = True
-            return task
-        self._conclude(tx, row, task, domain.terminate_idle(task, tx.now))
+    # --- what people and deadlines want -------------------------------------------------------------------------
+
+    def stop(self, tx: Transaction, project: str, task_id: str, why: StopReason) -> TaskView:
+        """At once when nobody works on it, else by the next heartbeat's answer."""
+        row = store.mine(tx.session, project, task_id)
+        before = store.view_of(row)
+        self._conclude(tx, row, before, domain.stop(before, why, tx.now))
         return store.view_of(row)
+
+    def terminate(self, tx: Transaction, project: str, task_id: str) -> TaskView:
+        """Somebody wants it stopped for good."""
+        return self.stop(tx, project, task_id, StopReason.TERMINATE)
+
+    def pause(self, tx: Transaction, project: str, task_id: str) -> TaskView:
+        """It rests until it is resumed."""
+        return self.stop(tx, project, task_id, StopReason.PAUSE)
+
+    def resume(self, tx: Transaction, project: str, task_id: str) -> TaskView:
+        """A paused task goes on."""
+        row = store.mine(tx.session, project, task_id)
+        before = store.view_of(row)
+        self._conclude(tx, row, before, domain.resume(before))
+        return advance(tx, row, self.specs)  # what it waited for may have come meanwhile
+
+    def delete(self, tx: Transaction, project: str, task_id: str) -> TaskView:
+        """It can no longer be named; its history stays in the event log."""
+        row = store.mine(tx.session, project, task_id)
+        gone = store.save(tx, row, domain.delete(store.view_of(row)))
+        store.remove(tx, row)
+        tx.after_commit.append(self.wake_relay)
+        return gone
+
+    def warn(self, tx: Transaction, task_id: str, due_at: datetime) -> None:
+        """The meter says that the auto-stop is near."""
+        row = store.held(tx.session, task_id)
+        if row is not None:
+            before = store.view_of(row)
+            self._conclude(tx, row, before, domain.warn_of_auto_stop(before, due_at, tx.now))
+
+    def record_refusal(
+        self, tx: Transaction, project: str, task_id: str, *, asked: str, by: str, error: ErrorBody
+    ) -> None:
+        """A move that was asked for and not made stands in the task's history."""
+        row = store.mine(tx.session, project, task_id)
+        store.save(tx, row, domain.refuse(store.view_of(row), asked=asked, by=by, error=error))
+        tx.after_commit.append(self.wake_relay)
+
+    # --- below --------------------------------------------------------------------------------------------------
 
     def _conclude(self, tx: Transaction, row: store.TaskRow, before: TaskView, decision: domain.Decision) -> None:
         """Save; when the task ended with this, let its kind register what came of it, and move those that wait."""
         task, facts = decision
+        if domain.has_live_attempt(before) and not domain.has_live_attempt(task):
+            pulses.end(tx, task.id)
         if task.state.ended and not before.state.ended:
             task, facts = self._with_outcome(tx, task, facts)
         store.save(tx, row, (task, facts))
@@ -166,18 +222,7 @@ class TaskDesk:
                 self._move_dependents(tx, after)
 
 
-def _as_told(row: store.TaskRow, end: AttemptEnd) -> AttemptEnd:
-    """An attempt that was told to stop ends the task, in good order or not: it is not tried again."""
-    if row.stop_requested and end.reason in (EndReason.CRASHED, EndReason.LOST):
-        return end.model_copy(update={"reason": EndReason.TERMINATED})
-    return end
-
-
 def _json(text: str | None) -> object:
     if text is None:
         raise NotFound("the task has no spec", code="task_not_ready")
     return json.loads(text)
-
-
-class Nothing(Record):
-    """An empty request."""

@@ -4,6 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Query, Request
@@ -11,21 +12,26 @@ from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import Field, TypeAdapter
 
 from finery_contracts.access import Actor, Role
-from finery_contracts.errors import Conflict, InvalidRequest, NotFound, NotOffered
+from finery_contracts.errors import InvalidRequest, NotFound, NotOffered
 from finery_contracts.jobs import TaskKind
 from finery_contracts.streams import LOGS, METRICS, log_subject, metric_subject
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import Storage
+from finery_studio.datasets.handlers import IngestRequest, ingest_again
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.events.streams import Stored
+from finery_studio.models.requests import ImportRequest, ValidateRequest
 from finery_studio.tasks import store
 from finery_studio.tasks.handlers import TaskDesk
-from finery_studio.tuning.handlers import EvaluateRequest, TuneRequest, TuningDesk, ValidateRequest
+from finery_studio.tasks.moves import IllegalMove
+from finery_studio.tuning.handlers import EvaluateRequest, TuneRequest, TuningDesk
 
 ReadSubject = Callable[..., Awaitable[list[Stored]]]
-AnyRequest = Annotated[TuneRequest | EvaluateRequest | ValidateRequest, Field(discriminator="kind")]
+AnyRequest = Annotated[
+    TuneRequest | EvaluateRequest | ValidateRequest | ImportRequest | IngestRequest, Field(discriminator="kind")
+]
 NOT_OFFERED = {"distill": "distillation", "compress": "compression"}
 LOG_POLL_S = 0.5
 
@@ -59,14 +65,13 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
     kind = body.get("kind")
     if isinstance(kind, str) and kind in NOT_OFFERED:
         raise NotOffered(f"{NOT_OFFERED[kind]} is not offered yet; tune and evaluate are", param="kind")
-    if kind in ("ingest", "import"):
-        where = "/api/v1/datasets" if kind == "ingest" else "/api/v1/models"
-        raise InvalidRequest(f"a task of kind {kind} begins with POST {where}", code="kind_elsewhere", param="kind")
     asked = TypeAdapter[Any](AnyRequest).validate_python(body)
     makers: dict[type, Callable[[Transaction, Any, Actor], TaskView]] = {
         TuneRequest: desk.tuning.tune,
         EvaluateRequest: desk.tuning.evaluate,
         ValidateRequest: desk.tuning.validate,
+        ImportRequest: desk.tuning.models.imports,
+        IngestRequest: partial(ingest_again, specs=desk.tasks.specs),
     }
     return makers[type(asked)](tx, asked, actor)
 
@@ -103,26 +108,6 @@ def routes(desk: TaskRoutes) -> APIRouter:
     @router.get("/{task_id}")
     async def one(task_id: str, actor: Actor = reader) -> TaskView:
         return await load(actor, task_id)
-
-    @router.post("/{task_id}/terminate")
-    async def terminate(task_id: str, actor: Actor = writer) -> TaskView:
-        return await desk.database.write(lambda tx: desk.tasks.terminate(tx, actor.project, task_id))
-
-    @router.delete("/{task_id}")
-    async def delete(task_id: str, actor: Actor = writer, confirm: Literal["DELETE"] | None = None) -> dict[str, Any]:
-        if confirm is None:
-            raise InvalidRequest(
-                "deleting a task cannot be undone: say confirm=DELETE", code="confirm_missing", param="confirm"
-            )
-        task = await load(actor, task_id)
-        if not task.state.ended:
-            raise Conflict(f"task {task_id} is {task.state}; terminate it first", code="task_not_ended")
-
-        def remove(tx: Transaction) -> None:
-            tx.session.delete(store.load(tx.session, actor.project, task_id))
-
-        await desk.database.write(remove)
-        return {"id": task_id, "deleted": True}
 
     @router.get("/{task_id}/metrics")
     async def metrics(task_id: str, actor: Actor = reader, after: int = 0) -> dict[str, Any]:
@@ -162,7 +147,54 @@ def routes(desk: TaskRoutes) -> APIRouter:
             raise NotFound(f"there is no {path}; there are {', '.join(have)}", code="artefact_missing", param="path")
         return FileResponse(file, filename=file.name)
 
+    _moves(router, desk, writer)
     return router
+
+
+def _moves(router: APIRouter, desk: TaskRoutes, writer: Any) -> None:
+    """What people do to a task; a move that its state does not allow is refused and recorded."""
+
+    async def move(actor: Actor, task_id: str, asked: str, work: Callable[..., TaskView]) -> TaskView:
+        try:
+            return await desk.database.write(lambda tx: work(tx, actor.project, task_id))
+        except IllegalMove as fault:
+            told = partial(desk.tasks.record_refusal, asked=asked, by=actor.user, error=fault.body)
+            await desk.database.write(lambda tx: told(tx, actor.project, task_id))
+            raise
+
+    @router.post("/{task_id}/terminate")
+    async def terminate(task_id: str, actor: Actor = writer) -> TaskView:
+        return await move(actor, task_id, "terminate", desk.tasks.terminate)
+
+    @router.post("/{task_id}/pause")
+    async def pause(task_id: str, actor: Actor = writer) -> TaskView:
+        return await move(actor, task_id, "pause", desk.tasks.pause)
+
+    @router.post("/{task_id}/resume")
+    async def resume(task_id: str, actor: Actor = writer) -> TaskView:
+        return await move(actor, task_id, "resume", desk.tasks.resume)
+
+    @router.get("/{task_id}/settings")
+    async def settings(task_id: str, actor: Actor = writer) -> dict[str, Any]:
+        row = await desk.database.read(lambda s: store.load(s, actor.project, task_id))
+        return json.loads(row.asked)
+
+    @router.post("/{task_id}/copy", status_code=201)
+    async def copy(
+        task_id: str, edits: Annotated[dict[str, Any] | None, Body()] = None, actor: Actor = writer
+    ) -> TaskView:
+        row = await desk.database.read(lambda s: store.load(s, actor.project, task_id))
+        merged = {**json.loads(row.asked), **(edits or {})}
+        return await desk.submit({name: value for name, value in merged.items() if value is not None}, actor)
+
+    @router.delete("/{task_id}")
+    async def delete(task_id: str, actor: Actor = writer, confirm: Literal["DELETE"] | None = None) -> dict[str, Any]:
+        if confirm is None:
+            raise InvalidRequest(
+                "deleting a task cannot be undone: say confirm=DELETE", code="confirm_missing", param="confirm"
+            )
+        await move(actor, task_id, "delete", desk.tasks.delete)
+        return {"id": task_id, "deleted": True}
 
 
 async def _follow(request: Request, desk: TaskRoutes, actor: Actor, task_id: str, after: int) -> AsyncIterator[bytes]:

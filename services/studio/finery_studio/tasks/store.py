@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
-from sqlalchemy import Text
+from sqlalchemy import Text, delete
 from sqlmodel import Field, Session, col, or_, select
 
 from finery_contracts.errors import NotFound
 from finery_contracts.jobs import TaskKind
 from finery_contracts.tasks import TaskView
+from finery_kit.columns import UtcText
 from finery_kit.db import Transaction
 from finery_kit.delivery import emit
 from finery_studio.store import StudioTable
-from finery_studio.tasks.domain import Decision, claimable
+from finery_studio.tasks.domain import claimable, has_live_attempt
+from finery_studio.tasks.moves import Decision
 
 
 class TaskRow(StudioTable, table=True):
@@ -27,13 +30,15 @@ class TaskRow(StudioTable, table=True):
     name: str = Field(index=True)
     pool: str
     claimable: bool = Field(default=False, index=True)
+    live: bool = Field(default=False, index=True)
     priority: int = 0
     attempt: int = 0
     report_seq: int = 0
-    stop_requested: bool = False
+    stop_reason: str | None = None
     created_by: str
     created_at: str = Field(index=True)
     traceparent: str | None = None
+    asked: str = Field(default="{}", sa_type=Text)
     spec: str | None = Field(default=None, sa_type=Text)
     view: str = Field(sa_type=Text)
 
@@ -55,6 +60,25 @@ class ClaimRow(StudioTable, table=True):
     created_at: str = Field(index=True)
 
 
+class PulseRow(StudioTable, table=True):
+    """When a live attempt was last heard, by the clock of whichever studio heard it."""
+
+    __tablename__ = "pulse"  # pyright: ignore[reportAssignmentType]
+    task: str = Field(primary_key=True)
+    attempt: int
+    heard_at: datetime = Field(sa_type=UtcText)
+    hang_said: bool = False
+
+
+class WatchRow(StudioTable, table=True):
+    """One row: until when some studio was awake and on the bus, and since when without a gap."""
+
+    __tablename__ = "watch"  # pyright: ignore[reportAssignmentType]
+    id: int = Field(primary_key=True)
+    awake_at: datetime = Field(sa_type=UtcText)
+    counts_from: datetime = Field(sa_type=UtcText)
+
+
 def view_of(row: TaskRow) -> TaskView:
     """The task as it is told."""
     return TaskView.model_validate_json(row.view)
@@ -72,10 +96,29 @@ def load(session: Session, project: str, task_id: str) -> TaskRow:
     return row
 
 
+def held(session: Session, task_id: str) -> TaskRow | None:
+    """A task, kept from other writers until the transaction ends."""
+    return session.get(TaskRow, task_id, with_for_update=True, populate_existing=True)
+
+
+def mine(session: Session, project: str, task_id: str) -> TaskRow:
+    """A task of this project, kept from other writers until the transaction ends.
+
+    Raises:
+        NotFound: this project has none of that id.
+    """
+    load(session, project, task_id)
+    row = held(session, task_id)
+    if row is None:
+        raise NotFound(f"there is no task {task_id} in this project", code="task_not_found")
+    return row
+
+
 def save(tx: Transaction, row: TaskRow, decision: Decision) -> TaskView:
     """Store what was decided and, in the same transaction, what is said of it."""
     task, facts = decision
     row.state, row.claimable, row.attempt = str(task.state), claimable(task), len(task.attempts)
+    row.live, row.priority, row.stop_reason = has_live_attempt(task), task.priority, task.stop_reason
     row.view = task.model_dump_json()
     tx.session.add(row)
     for fact in facts:
@@ -84,6 +127,14 @@ def save(tx: Transaction, row: TaskRow, decision: Decision) -> TaskView:
             traceparent=row.traceparent,
         )  # fmt: skip
     return task
+
+
+def remove(tx: Transaction, row: TaskRow) -> None:
+    """The row with what hangs on it; what was said of the task stays in the event log."""
+    for pulse in filter(None, [tx.session.get(PulseRow, row.id)]):
+        tx.session.delete(pulse)
+    tx.session.execute(delete(NeedRow).where(col(NeedRow.task) == row.id))
+    tx.session.delete(row)
 
 
 def best_claimable(session: Session, kinds: Sequence[TaskKind], pool: str) -> TaskRow | None:
@@ -106,8 +157,10 @@ def waiting_bells(session: Session) -> list[tuple[str, str]]:
 
 def dependents(session: Session, task_id: str) -> list[TaskRow]:
     """Tasks that wait for this one."""
-    query = select(TaskRow).join(NeedRow, col(NeedRow.task) == col(TaskRow.id)).where(NeedRow.needs == task_id)
-    return list(session.exec(query))
+    query = select(TaskRow.id).join(NeedRow, col(NeedRow.task) == col(TaskRow.id)).where(NeedRow.needs == task_id)
+    # Held in one order: two needs that end at once must each see what the other has done.
+    rows = [held(session, found) for found in sorted(session.exec(query))]
+    return [row for row in rows if row is not None]
 
 
 def unmet_needs(session: Session, task_id: str) -> int:
@@ -139,12 +192,6 @@ def list_tasks(
         return list(rows)
     wanted = metadata.items()
     return [row for row in rows if wanted <= view_of(row).metadata.items()][:limit]
-
-
-def live_tasks(session: Session) -> list[TaskRow]:
-    """Tasks that a worker is believed to hold."""
-    query = select(TaskRow).where(col(TaskRow.state).in_(["preparing", "running"]), col(TaskRow.claimable).is_(False))
-    return list(session.exec(query))
 
 
 def users_of(session: Session, project: str, noun_id: str) -> list[str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from finery_contracts.access import Actor
 from finery_contracts.errors import ErrorBody, FineryError, TooLarge
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import EngineSpec, TaskKind
-from finery_contracts.tasks import NotifyChoice, TaskCreated, TaskState, TaskView
+from finery_contracts.options import TaskOptions
+from finery_contracts.tasks import TaskCreated, TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_kit.telemetry import current_traceparent
 from finery_studio.tasks import domain, store
 
+MAX_NAME = 64
 MAX_TASK_BYTES = 256 * 2**10
 """Of a new task: facts and reports of it must still fit on the bus when it has grown."""
 SpecMaker = Callable[[Transaction, TaskView], EngineSpec]
@@ -27,12 +30,11 @@ class NewTask:
 
     kind: TaskKind
     name: str
+    """Used when the options name none."""
     request: dict[str, Any]
+    options: TaskOptions = field(default_factory=TaskOptions)
+    """What was asked for, as ``POST /api/v1/tasks`` takes it: a copy begins with it."""
     needs: tuple[str, ...] = ()
-    description: str = ""
-    flavour: str = "cpu"
-    notify: NotifyChoice | None = None
-    metadata: Mapping[str, str] | None = None
     result: Mapping[str, str] | None = None
     task_id: str | None = None
 
@@ -43,23 +45,29 @@ def submit(tx: Transaction, new: NewTask, actor: Actor, specs: Mapping[TaskKind,
     Raises:
         TooLarge: what was asked for is larger than ``MAX_TASK_BYTES``.
     """
+    chosen = new.options
     task = TaskView(
         id=new.task_id or new_id("task"),
         project=actor.project,
         kind=new.kind,
-        name=new.name,
-        description=new.description,
+        name=chosen.name or new.name[:MAX_NAME],
+        description=chosen.description,
         state=TaskState.CREATED,
         phase="waiting",
         why_waiting=_why(new.needs),
         version=1,
         created_by=actor.user,
-        flavour=new.flavour,
+        pool=chosen.pool,
+        flavour=chosen.flavour,
+        priority=chosen.priority,
+        auto_stop_s=chosen.auto_stop_s,
+        on_hang=chosen.on_hang,
+        keep_logs=chosen.keep_logs,
         created_at=tx.now,
         waits_for=list(new.needs),
         request=new.request,
-        notify=new.notify,
-        metadata=dict(new.metadata or {}),
+        notify=chosen.notify,
+        metadata=chosen.metadata,
         result=dict(new.result or {}),
     )
     size = len(task.model_dump_json())
@@ -71,10 +79,12 @@ def submit(tx: Transaction, new: NewTask, actor: Actor, specs: Mapping[TaskKind,
     row = store.TaskRow(
         id=task.id, project=task.project, kind=str(task.kind), state=str(task.state), name=task.name, pool=task.pool,
         created_by=task.created_by, created_at=tx.now.isoformat(), traceparent=current_traceparent(), view="",
+        asked=json.dumps({**chosen.model_dump(mode="json", exclude_unset=True, by_alias=True), "kind": new.kind}),
     )  # fmt: skip
     store.save(tx, row, (task, [domain.Fact(TaskCreated, 1, task)]))
     tx.session.flush()
-    for needed in new.needs:
+    for needed in sorted(new.needs):
+        store.held(tx.session, needed)  # so that it cannot end between our look at it and our commit
         tx.session.add(store.NeedRow(task=task.id, needs=needed))
     tx.session.flush()
     return advance(tx, row, specs)
@@ -83,7 +93,7 @@ def submit(tx: Transaction, new: NewTask, actor: Actor, specs: Mapping[TaskKind,
 def advance(tx: Transaction, row: store.TaskRow, specs: Mapping[TaskKind, SpecMaker]) -> TaskView:
     """Queue a created task when nothing is missing any more."""
     task = store.view_of(row)
-    if task.state is not TaskState.CREATED or store.unmet_needs(tx.session, task.id):
+    if task.state is not TaskState.CREATED or task.phase == "paused" or store.unmet_needs(tx.session, task.id):
         return task
     try:
         spec = specs[task.kind](tx, task)

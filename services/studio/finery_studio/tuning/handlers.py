@@ -11,58 +11,41 @@ from finery_contracts.access import Actor
 from finery_contracts.datasets import DatasetState, DatasetView
 from finery_contracts.errors import Conflict, InvalidRequest
 from finery_contracts.jobs import EvaluateSpec, TaskKind, TuneSpec
-from finery_contracts.model import Request
-from finery_contracts.tasks import NotifyChoice, TaskView
+from finery_contracts.options import TaskOptions
+from finery_contracts.tasks import TaskView
 from finery_contracts.tuning import TuneOptions
 from finery_kit.db import Transaction
 from finery_studio.datasets import store as dataset_store
 from finery_studio.models import store as model_store
 from finery_studio.models.handlers import ModelDesk
+from finery_studio.models.requests import ValidateRequest
 from finery_studio.projects.domain import check_name
 from finery_studio.tasks.submit import NewTask, submit
 from finery_studio.tuning import recipe
 
 
-class TuneRequest(Request):
+class TuneRequest(TaskOptions):
     """``POST /api/v1/tasks`` with kind tune."""
 
     kind: Literal["tune"]
-    name: str | None = None
-    description: str = Field(default="", max_length=1000)
     model: str = Field(description="model id or name, or a gallery id")
     dataset: str
     validation: str | None = None
     suffix: str | None = Field(default=None, max_length=64, pattern=r"^[A-Za-z0-9_.-]*$")
     output: str | None = Field(default=None, description="name of the model; named ones are published at once")
+    publish: bool = Field(default=False, description="publish the model at once also without a name of its own")
     options: TuneOptions = TuneOptions()
-    notify: NotifyChoice | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
 
 
-class EvaluateRequest(Request):
+class EvaluateRequest(TaskOptions):
     """``POST /api/v1/tasks`` with kind evaluate."""
 
     kind: Literal["evaluate"]
-    name: str | None = None
-    description: str = Field(default="", max_length=1000)
     model: str
     dataset: str
     metric: Literal["exact_match", "accuracy"] = "accuracy"
     max_tokens: int = Field(default=16, ge=1, le=4096)
     batch_size: int = Field(default=16, ge=1, le=256)
-    notify: NotifyChoice | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
-
-
-class ValidateRequest(Request):
-    """``POST /api/v1/tasks`` with kind validate."""
-
-    kind: Literal["validate"]
-    name: str | None = None
-    description: str = Field(default="", max_length=1000)
-    model: str
-    notify: NotifyChoice | None = None
-    metadata: dict[str, str] = Field(default_factory=dict)
 
 
 @dataclass
@@ -71,9 +54,7 @@ class TuningDesk:
 
     models: ModelDesk
 
-    def tune(
-        self, tx: Transaction, asked: TuneRequest, actor: Actor, *, tolerant: bool = False, **extra: Any
-    ) -> TaskView:
+    def tune(self, tx: Transaction, asked: TuneRequest, actor: Actor, *, tolerant: bool = False) -> TaskView:
         """Submit a tuning. ``tolerant``: a rejected dataset fails the task instead of the call, as OpenAI does."""
         train, needs = self._dataset(tx, asked.dataset, actor, "dataset", tolerant=tolerant)
         needs = list(needs)
@@ -97,14 +78,10 @@ class TuningDesk:
                 raise Conflict(f"there is a model named {asked.output} already", code="name_taken", param="output")
         request |= {
             "model": model.id, "model_name": model.name, "suffix": asked.suffix, "output": asked.output,
-            "publish": asked.output is not None or bool(extra.get("publish")), "project_name": actor.project_name,
-            "options": asked.options.model_dump(exclude_unset=True), **extra,
+            "publish": asked.output is not None or asked.publish, "project_name": actor.project_name,
+            "options": asked.options.model_dump(exclude_unset=True),
         }  # fmt: skip
-        name = asked.name or f"tune-{model.name}"[:64]
-        new = NewTask(
-            TaskKind.TUNE, name, request, needs=tuple(dict.fromkeys(needs)), description=asked.description,
-            notify=asked.notify, metadata=asked.metadata,
-        )  # fmt: skip
+        new = NewTask(TaskKind.TUNE, f"tune-{model.name}", request, asked, needs=tuple(dict.fromkeys(needs)))
         return submit(tx, new, actor, self.models.specs)
 
     def tune_spec(self, tx: Transaction, task: TaskView) -> TuneSpec:
@@ -135,10 +112,7 @@ class TuningDesk:
             "dataset": dataset.id, "model": model.id, "model_name": model.name, "metric": asked.metric,
             "max_tokens": asked.max_tokens, "batch_size": asked.batch_size,
         }  # fmt: skip
-        new = NewTask(
-            TaskKind.EVALUATE, asked.name or f"evaluate-{model.name}"[:64], request, needs=(*needs, *more),
-            description=asked.description, notify=asked.notify, metadata=asked.metadata,
-        )  # fmt: skip
+        new = NewTask(TaskKind.EVALUATE, f"evaluate-{model.name}", request, asked, needs=(*needs, *more))
         return submit(tx, new, actor, self.models.specs)
 
     def evaluate_spec(self, tx: Transaction, task: TaskView) -> EvaluateSpec:
@@ -156,10 +130,8 @@ class TuningDesk:
         model, needs = self.models.for_use(tx, asked.model, actor)
         if model.base is not None:
             raise InvalidRequest(f"{model.name} is an adapter; validate its base", code="not_supported", param="model")
-        new = NewTask(
-            TaskKind.VALIDATE, asked.name or f"validate-{model.name}"[:64], {"model": model.id}, needs=needs,
-            result={"model": model.id}, notify=asked.notify, metadata=asked.metadata,
-        )  # fmt: skip
+        result = {"model": model.id}
+        new = NewTask(TaskKind.VALIDATE, f"validate-{model.name}", dict(result), asked, needs=needs, result=result)
         return submit(tx, new, actor, self.models.specs)
 
     def _dataset(

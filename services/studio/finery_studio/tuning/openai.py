@@ -12,8 +12,9 @@ from finery_contracts.errors import Conflict, InvalidRequest, NotFound
 from finery_contracts.ids import finery_id
 from finery_contracts.jobs import TaskKind
 from finery_contracts.model import Request as Body_
+from finery_contracts.options import TaskOptions
 from finery_contracts.streams import METRICS, metric_subject
-from finery_contracts.tasks import NotifyChoice, TaskView
+from finery_contracts.tasks import TaskView
 from finery_contracts.tuning import TuneOptions
 from finery_kit.delivery import events_since
 from finery_studio.edge.answers import openai_page
@@ -47,13 +48,10 @@ class Method(Body_):
     supervised: Supervised = Supervised()
 
 
-class Extras(TuneOptions):
+class Extras(TuneOptions, TaskOptions):
     """``x_finery``: what OpenAI lacks."""
 
-    name: str | None = None
-    description: str = Field(default="", max_length=1000)
     output: str | None = None
-    notify: NotifyChoice | None = None
 
 
 class JobRequest(Body_):
@@ -96,12 +94,12 @@ def tune_request(job: JobRequest) -> TuneRequest:
             param=f"x_finery.{twice[0]}",
         )  # fmt: skip
     seed = {"seed": job.seed} if job.seed is not None else {}
+    metadata = {"metadata": job.metadata} if job.metadata else {}
     return TuneRequest(
         kind="tune", model=job.model, dataset=finery_id(job.training_file, "ds"),
         validation=finery_id(job.validation_file, "ds") if job.validation_file else None, suffix=job.suffix,
-        options=TuneOptions.model_validate({**extras, **said, **seed}), metadata=job.metadata or {},
-        name=job.x_finery.name, description=job.x_finery.description, output=job.x_finery.output,
-        notify=job.x_finery.notify,
+        options=TuneOptions.model_validate({**extras, **said, **seed}), output=job.x_finery.output, publish=True,
+        **{**job.x_finery.model_dump(exclude_unset=True, include=set(TaskOptions.model_fields)), **metadata},
     )  # fmt: skip
 
 
@@ -124,7 +122,7 @@ def routes(desk: TaskRoutes) -> APIRouter:
     async def create(body: JobRequest, actor: Actor = writer) -> dict[str, Any]:
         asked = tune_request(body)
         try:
-            task = await desk.database.write(lambda tx: desk.tuning.tune(tx, asked, actor, tolerant=True, publish=True))
+            task = await desk.database.write(lambda tx: desk.tuning.tune(tx, asked, actor, tolerant=True))
         except NotFound as fault:
             if fault.error_code == "file_not_found":
                 raise _no_file(body, fault) from fault

@@ -1,4 +1,4 @@
-"""Tasks of kind tune in the shapes of OpenAI: job, event, checkpoint. Pure renderings; nothing is decided here."""
+"""Tasks of kind tune in the shapes of OpenAI: job, event, checkpoint. It decides nothing."""
 
 from __future__ import annotations
 
