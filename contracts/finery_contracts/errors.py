@@ -9,6 +9,7 @@ FineryError
 ├── NotFound              404  no such thing in this project
 ├── Conflict              409  the thing's state does not allow it
 ├── TooLarge              413  over a stated limit
+├── Unprocessable         422  well-formed, but it contradicts what was said before
 ├── RateLimited           429  slower, see Retry-After
 ├── NotOffered            501  a part of Finery that this version does not offer yet
 ├── Unavailable           503  try again later (retryable)
@@ -125,6 +126,12 @@ class TooLarge(FineryError):
     status, kind, code = 413, "invalid_request_error", "too_large"
 
 
+class Unprocessable(FineryError):
+    """It contradicts an earlier request."""
+
+    status, kind, code = 422, "invalid_request_error", "unprocessable"
+
+
 class RateLimited(FineryError):
     """Too many requests; wait as Retry-After says."""
 
@@ -151,11 +158,11 @@ class EngineFailed(FineryError):
 
 _BY_STATUS: dict[int, type[FineryError]] = {
     400: InvalidRequest, 401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict,
-    413: TooLarge, 429: RateLimited, 501: NotOffered, 503: Unavailable,
+    413: TooLarge, 422: Unprocessable, 429: RateLimited, 501: NotOffered, 503: Unavailable,
 }  # fmt: skip
 
 
-def error_of(status: int, body: ErrorBody) -> FineryError:
+def error_of(status: int, body: ErrorBody, *, retry_after_s: float | None = None) -> FineryError:
     """The error another service answered with, as an exception again."""
     kind = _BY_STATUS.get(status, FineryError)
-    return kind(body.message, code=body.code, param=body.param, details=body.details)
+    return kind(body.message, code=body.code, param=body.param, details=body.details, retry_after_s=retry_after_s)

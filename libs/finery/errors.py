@@ -7,6 +7,7 @@ FineryAPIError                 an answer that is an error: code, status, message
 ├── NotFound              404  no such thing in this project
 ├── Conflict              409  the thing's state does not allow it
 ├── TooLarge              413  over a stated limit
+├── Unprocessable         422  it contradicts what was asked before under the same key
 ├── RateLimited           429  wait retry_after_s
 ├── NotOffered            501  this version of Finery does not do that yet
 └── ServerFailed          5xx  Finery's fault; try again
@@ -57,6 +58,10 @@ class TooLarge(FineryAPIError):
     """Over a stated limit."""
 
 
+class Unprocessable(FineryAPIError):
+    """It contradicts what was asked before under the same Idempotency-Key."""
+
+
 class RateLimited(FineryAPIError):
     """Too many requests."""
 
@@ -84,7 +89,7 @@ class TaskDidNotSucceed(FineryAPIError):
 
 _BY_STATUS: Mapping[int, type[FineryAPIError]] = {
     400: BadRequest, 401: AuthenticationFailed, 403: PermissionDenied, 404: NotFound, 409: Conflict, 413: TooLarge,
-    429: RateLimited, 501: NotOffered,
+    422: Unprocessable, 429: RateLimited, 501: NotOffered,
 }  # fmt: skip
 
 

@@ -29,6 +29,7 @@ from finery_contracts.registry import UnknownEventType, parse_said
 from finery_contracts.streams import EVENTS, MAX_MESSAGE_BYTES, rpc_subject
 from finery_kit.db import Database, Transaction
 from finery_kit.dead import subject_of
+from finery_kit.idempotency import Asked, digest_of
 from finery_kit.inbox import first_sight
 from finery_kit.redelivery import attend
 from finery_kit.telemetry import current_traceparent, span_from
@@ -49,6 +50,7 @@ class RpcRequest(Record):
 
     actor: Actor | None = None
     idempotency_key: str | None = None
+    digest: str | None = None
     body: Any = None
 
 
@@ -58,15 +60,17 @@ class RpcAnswer(Record):
     body: Any = None
     status: int | None = None
     error: ErrorBody | None = None
+    retry_after_s: float | None = None
 
 
 @dataclass(frozen=True)
 class Call(Generic[B]):
-    """A request as its handler sees it."""
+    """A request as its handler sees it; ``digest`` tells it from others that come under the same key."""
 
     body: B
     actor: Actor | None
     idempotency_key: str | None
+    digest: str | None = None
 
     @property
     def by(self) -> Actor:
@@ -74,6 +78,14 @@ class Call(Generic[B]):
         if self.actor is None:
             raise InvalidRequest("this request needs an actor", code="actor_missing")
         return self.actor
+
+    @property
+    def asked(self) -> Asked | None:
+        """The key it came under; for ``idempotency.once``."""
+        if self.idempotency_key is None:
+            return None
+        digest = self.digest or digest_of(type(self.body).__name__, self.by.user, self.body.model_dump(mode="json"))
+        return Asked(self.by.project, self.idempotency_key, digest)
 
 
 @dataclass(frozen=True)
@@ -169,7 +181,8 @@ def _answering(service: str, verb: str, row: Rpc) -> Callable[..., Awaitable[byt
         quiet = parent is None
         try:
             request = RpcRequest.model_validate_json(body)
-            call = Call(row.body.model_validate(request.body or {}), request.actor, request.idempotency_key)
+            asked = row.body.model_validate(request.body or {})
+            call = Call(asked, request.actor, request.idempotency_key, request.digest)
             if quiet:  # heartbeats and the like: no cause, no trace
                 found = await row.handler(call)
             else:
@@ -179,7 +192,7 @@ def _answering(service: str, verb: str, row: Rpc) -> Callable[..., Awaitable[byt
         except ValidationError as fault:
             reply = RpcAnswer(status=400, error=body_of_validation(fault))
         except FineryError as fault:
-            reply = RpcAnswer(status=fault.status, error=fault.body)
+            reply = RpcAnswer(status=fault.status, error=fault.body, retry_after_s=fault.retry_after_s)
         except Exception:
             log.exception("rpc_failed", extra={"service": service, "verb": verb})
             reply = RpcAnswer(status=500, error=FineryError().body)
@@ -198,8 +211,8 @@ def _answering(service: str, verb: str, row: Rpc) -> Callable[..., Awaitable[byt
 
 async def ask(
     client: Client, owner: str, verb: str, body: BaseModel | None, answer: type[R],
-    *, actor: Actor | None = None, idempotency_key: str | None = None, timeout_s: float = RPC_TIMEOUT_S,
-    traced: bool = True,
+    *, actor: Actor | None = None, idempotency_key: str | None = None, digest: str | None = None,
+    timeout_s: float = RPC_TIMEOUT_S, traced: bool = True,
 ) -> R:  # fmt: skip
     """Ask the owner of a noun. ``traced`` off: for what has no cause, such as heartbeats.
 
@@ -209,8 +222,9 @@ async def ask(
         Unavailable: no owner is there, or none answered in time.
     """
     request = RpcRequest(
-        actor=actor, idempotency_key=idempotency_key, body=body.model_dump(mode="json") if body is not None else None
-    )
+        actor=actor, idempotency_key=idempotency_key, digest=digest,
+        body=body.model_dump(mode="json") if body is not None else None,
+    )  # fmt: skip
     parent = current_traceparent() if traced else None
     try:
         message = await client.request(
@@ -223,7 +237,7 @@ async def ask(
         raise Unavailable(f"{owner} does not answer at the moment; try again in a few seconds") from fault
     reply = RpcAnswer.model_validate_json(message.data)
     if reply.error is not None:
-        raise error_of(reply.status or 500, reply.error)
+        raise error_of(reply.status or 500, reply.error, retry_after_s=reply.retry_after_s)
     return answer.model_validate(reply.body)
 
 

@@ -1,10 +1,15 @@
-"""The tables of delivery, beside every service's own: what it said (outbox), what it heard (inbox). No logic here."""
+"""The tables of delivery, beside every service's own: what it said (outbox), what it heard (inbox), what it was asked
+under a key (idempotency). No logic here."""
 
 from __future__ import annotations
 
-from sqlalchemy import Index, LargeBinary, MetaData
+from datetime import datetime
+
+from sqlalchemy import Index, LargeBinary, MetaData, Text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
+
+from finery_kit.columns import UtcText
 
 DELIVERY_METADATA = MetaData()
 
@@ -54,3 +59,14 @@ class InboxFloorRow(_Table, table=True):
     noun: str = Field(primary_key=True)
     noun_id: str = Field(primary_key=True)
     version: int
+
+
+class IdempotencyRow(_Table, table=True):
+    """A request that came under a key. ``answer`` (JSON) is what was answered; none while another owner is asked."""
+
+    __tablename__ = "idempotency_key"  # pyright: ignore[reportAssignmentType]
+    project: str = Field(primary_key=True)
+    key_hash: str = Field(primary_key=True)
+    digest: str
+    answer: str | None = Field(default=None, sa_type=Text)
+    created_at: datetime = Field(sa_type=UtcText, index=True)

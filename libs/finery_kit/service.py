@@ -23,6 +23,7 @@ from finery_kit import telemetry
 from finery_kit.bus import INBOX, make_broker
 from finery_kit.db import Database
 from finery_kit.delivery import Relay
+from finery_kit.idempotency import forget_loop
 from finery_kit.settings import Settings
 
 log = logging.getLogger("finery.service")
@@ -91,6 +92,7 @@ class Service:
         if self.database is not None:
             self.relay = Relay(self.database, self.jetstream, self.name)
             self._spawn(self.relay.run)
+            self._spawn(self._forget_keys)
         for hook in self.after_start:
             await hook()
         for loop in self.loops:
@@ -111,6 +113,10 @@ class Service:
         if self.database is not None:
             await asyncio.to_thread(self.database.close)
         await asyncio.to_thread(telemetry.shut_down, self.name)
+
+    async def _forget_keys(self) -> None:
+        assert self.database is not None
+        await forget_loop(self.database, self.settings.retention)
 
     def _spawn(self, loop: Loop) -> None:
         async def keep_running() -> None:

@@ -61,7 +61,7 @@ def openai_page(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:
 async def _finery(_request: Request, fault: Exception) -> JSONResponse:
     assert isinstance(fault, FineryError)
     headers = {}
-    if fault.retryable:
+    if fault.retryable or fault.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(fault.retry_after_s or 2))
     return JSONResponse(fault.as_openai(), fault.status, headers=headers)
 
