@@ -5,7 +5,6 @@ An idempotency key is stored with what it made, in the same transaction.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -24,9 +23,10 @@ from finery_contracts.errors import Conflict, NotFound, Unavailable
 from finery_contracts.ids import new_id
 from finery_deployer import domain, lifecycle, store
 from finery_deployer.domain import Decision, Wanted
-from finery_deployer.store import AcceptedRow, DeploymentRow
+from finery_deployer.store import DeploymentRow
 from finery_kit.bus import Call
 from finery_kit.db import Database, Transaction
+from finery_kit.idempotency import Asked, once
 from finery_kit.telemetry import current_traceparent
 
 
@@ -48,20 +48,15 @@ async def create(desk: Desk, call: Call[DeployCommand]) -> DeploymentView:
     _check_project(model, project)
 
     def work(tx: Transaction) -> DeploymentView:
-        earlier = _made_earlier(tx, call)
-        if earlier is not None:
-            return earlier
         if store.name_taken(tx.session, project, request.name):
             raise _name_taken(request.name)
         _check_room(desk, tx)
         decision = domain.create(
             request, model, deployment_id=new_id("dep"), project=project, user=call.by.user, now=tx.now
         )
-        view = _add(tx, decision, model)
-        _remember(tx, call, view.id)
-        return view
+        return _add(tx, decision, model)
 
-    return await _write(desk, work, clash=_name_taken(request.name))
+    return await _write(desk, work, asked=call.asked, clash=_name_taken(request.name))
 
 
 async def wake(desk: Desk, call: Call[WakeCommand]) -> DeploymentView:
@@ -119,7 +114,7 @@ async def start(desk: Desk, call: Call[DeploymentCommand]) -> DeploymentView:
         row = store.deployment(tx.session, call.by.project, call.body.deployment, hold=True)
         return _start(desk, tx, row, None)
 
-    return await _write(desk, work)
+    return await _write(desk, work, asked=call.asked)
 
 
 async def stop(desk: Desk, call: Call[DeploymentCommand]) -> DeploymentView:
@@ -130,7 +125,7 @@ async def stop(desk: Desk, call: Call[DeploymentCommand]) -> DeploymentView:
         lifecycle.rest(tx, row.id, wanted=Wanted.STOPPED)
         return row.view
 
-    return await _write(desk, work)
+    return await _write(desk, work, asked=call.asked)
 
 
 async def delete(desk: Desk, call: Call[DeploymentCommand]) -> DeploymentView:
@@ -174,10 +169,11 @@ def _add(tx: Transaction, decision: Decision, model: ServableModel) -> Deploymen
 
 
 async def _write(
-    desk: Desk, work: Callable[[Transaction], DeploymentView], *, clash: Exception | None = None
-) -> DeploymentView:
+    desk: Desk, work: Callable[[Transaction], DeploymentView], *, asked: Asked | None = None,
+    clash: Exception | None = None,
+) -> DeploymentView:  # fmt: skip
     try:
-        view = await desk.database.write(work)
+        view = await desk.database.write(lambda tx: once(tx, asked, DeploymentView, work))
     except IntegrityError as fault:
         raise clash or fault from fault
     desk.wake()
@@ -205,26 +201,3 @@ def _name_taken(name: str) -> Conflict:
         code="name_taken",
         param="name",
     )
-
-
-def _made_earlier(tx: Transaction, call: Call[DeployCommand]) -> DeploymentView | None:
-    if call.idempotency_key is None:
-        return None
-    accepted = tx.session.get(AcceptedRow, (call.by.project, call.idempotency_key))
-    if accepted is None:
-        return None
-    if accepted.digest != _digest(call):
-        raise Conflict(
-            "this idempotency key was used for another request; use a new one", code="idempotency_key_reused"
-        )
-    return store.deployment(tx.session, call.by.project, accepted.deployment_id).view
-
-
-def _remember(tx: Transaction, call: Call[DeployCommand], deployment_id: str) -> None:
-    if call.idempotency_key is not None:
-        key = (call.by.project, call.idempotency_key)
-        tx.session.add(AcceptedRow(project=key[0], key=key[1], digest=_digest(call), deployment_id=deployment_id))
-
-
-def _digest(call: Call[DeployCommand]) -> str:
-    return hashlib.sha256(call.body.request.model_dump_json().encode()).hexdigest()

@@ -96,16 +96,6 @@ class RouteRow(_Table, table=True):
     published_at: datetime | None = Field(default=None, sa_type=UtcText)
 
 
-class AcceptedRow(_Table, table=True):
-    """A request that was carried out under an idempotency key, and what it made."""
-
-    __tablename__ = "accepted"  # pyright: ignore[reportAssignmentType]
-    project: str = Field(primary_key=True)
-    key: str = Field(primary_key=True)
-    digest: str
-    deployment_id: str
-
-
 def deployment(session: Session, project: str, ref: str, *, hold: bool = False) -> DeploymentRow:
     """By id, or else by name; ``hold`` keeps other writers away until the end of the transaction.
 

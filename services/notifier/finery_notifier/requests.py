@@ -18,7 +18,6 @@ from sqlalchemy.exc import IntegrityError
 
 from finery_contracts.errors import Conflict, NotFound
 from finery_contracts.ids import new_id
-from finery_contracts.model import Request
 from finery_contracts.notifications import (
     ConfirmRequest,
     DeliveriesRequest,
@@ -38,12 +37,13 @@ from finery_contracts.notifications import (
 )
 from finery_kit.bus import Call
 from finery_kit.db import Database, Transaction
+from finery_kit.idempotency import once
 from finery_kit.netguard import CheckedUrl, Lookup, Network, check_url, system_lookup
 from finery_kit.telemetry import current_traceparent
 from finery_notifier import domain, store
 from finery_notifier.domain import Purpose
 from finery_notifier.handlers import delivery_of, on_agreed
-from finery_notifier.store import AcceptedRow, DeliveryRow, SubscriptionRow, TopicRow
+from finery_notifier.store import DeliveryRow, SubscriptionRow, TopicRow
 
 R = TypeVar("R", TopicRow, SubscriptionRow, DeliveryRow)
 MAX_TOPICS = MAX_SUBSCRIPTIONS = 1000
@@ -68,19 +68,15 @@ async def create_topic(desk: Desk, call: Call[TopicRequest]) -> TopicView:
     project, wanted = call.by.project, call.body
 
     def work(tx: Transaction) -> TopicView:
-        earlier = _made_earlier(tx, call)
-        if earlier is not None:
-            return store.topic(tx.session, project, earlier).view()
         _check_room(tx, TopicRow, project, limit=MAX_TOPICS)
         row = TopicRow(
             id=new_id("topic"), project=project, name=wanted.name, description=wanted.description, created_at=tx.now
         )
         taken = Conflict(f"this project has a topic {wanted.name!r} already", code="name_taken", param="name")
         _add(tx, row, taken)
-        _remember(tx, call, row.id)
         return row.view()
 
-    return await desk.database.write(work)
+    return await desk.database.write(lambda tx: once(tx, call.asked, TopicView, work))
 
 
 async def list_topics(desk: Desk, call: Call[PageRequest]) -> TopicPage:
@@ -112,17 +108,12 @@ async def create_subscription(desk: Desk, call: Call[SubscriptionRequest]) -> Su
     checked = await check_url(call.body.url, allow=desk.allow, lookup=desk.lookup)
 
     def work(tx: Transaction) -> SubscriptionView:
-        earlier = _made_earlier(tx, call)
-        if earlier is not None:
-            row = store.subscription(tx.session, project, earlier)
-            return row.view(secret=row.secret)
         topic = store.topic(tx.session, project, call.body.topic)
         _check_room(tx, SubscriptionRow, project, limit=MAX_SUBSCRIPTIONS)
         row = _ask_endpoint(tx, desk, topic, call.body, checked)
-        _remember(tx, call, row.id)
         return row.view(secret=row.secret)
 
-    view = await desk.database.write(work)
+    view = await desk.database.write(lambda tx: once(tx, call.asked, SubscriptionView, work))
     desk.wake_courier()
     return view
 
@@ -224,32 +215,12 @@ def _check_room(tx: Transaction, table: type[TopicRow] | type[SubscriptionRow], 
         raise Conflict(f"this project has {limit} {noun}, which is the limit; delete some", code="limit_reached")
 
 
-def _made_earlier(tx: Transaction, call: Call[TopicRequest] | Call[SubscriptionRequest]) -> str | None:
-    """The id of what this idempotency key made, if it was here before."""
-    found = tx.session.get(AcceptedRow, (call.by.project, call.idempotency_key)) if call.idempotency_key else None
-    if found is None:
-        return None
-    if found.digest != _digest(call.body):
-        raise Conflict("this Idempotency-Key came with another request; use a new one", code="idempotency_key_reused")
-    return found.noun_id
-
-
-def _remember(tx: Transaction, call: Call[TopicRequest] | Call[SubscriptionRequest], noun_id: str) -> None:
-    if call.idempotency_key:
-        row = AcceptedRow(project=call.by.project, key=call.idempotency_key, digest=_digest(call.body), noun_id=noun_id)
-        _add(tx, row, Conflict("the same request is being carried out; ask again", code="request_in_progress"))
-
-
-def _add(tx: Transaction, row: TopicRow | AcceptedRow, taken: Conflict) -> None:
+def _add(tx: Transaction, row: TopicRow, taken: Conflict) -> None:
     tx.session.add(row)
     try:
         tx.session.flush()
     except IntegrityError as fault:
         raise taken from fault
-
-
-def _digest(body: Request) -> str:
-    return _hash(type(body).__name__ + body.model_dump_json())
 
 
 def _hash(text: str) -> str:

@@ -112,16 +112,6 @@ class DeliveryRow(_Table, table=True):
         )  # fmt: skip
 
 
-class AcceptedRow(_Table, table=True):
-    """A request that was carried out under an idempotency key, and what it made."""
-
-    __tablename__ = "accepted"  # pyright: ignore[reportAssignmentType]
-    project: str = Field(primary_key=True)
-    key: str = Field(primary_key=True)
-    digest: str
-    noun_id: str
-
-
 # --- topics and subscriptions -----------------------------------------------------------------------------------------
 
 

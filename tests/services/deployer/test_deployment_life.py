@@ -25,7 +25,7 @@ from finery_contracts.deployments import (
     DeployRequest,
     WakeCommand,
 )
-from finery_contracts.errors import Conflict, InvalidRequest, NotFound, Unavailable
+from finery_contracts.errors import Conflict, InvalidRequest, NotFound, Unavailable, Unprocessable
 
 State = DeploymentState
 
@@ -151,11 +151,11 @@ async def test_the_same_idempotency_key_makes_one_deployment(bench: Bench):
 
         # when
         second = await bench.deploy(bench.model(), idempotency_key="once")
-        with pytest.raises(Conflict) as reused:
+        with pytest.raises(Unprocessable) as reused:
             await bench.deploy(bench.model(), name="other", idempotency_key="once")
 
         # then
-        assert second.id == first.id
+        assert second == first
         assert reused.value.error_code == "idempotency_key_reused"
 
 

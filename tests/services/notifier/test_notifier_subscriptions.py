@@ -7,7 +7,7 @@ from aiohttp import web
 from notifier_rig import Rig, Sink, fact, verify
 from sqlmodel import select
 
-from finery_contracts.errors import Conflict, InvalidRequest, NotFound
+from finery_contracts.errors import Conflict, InvalidRequest, NotFound, Unprocessable
 from finery_contracts.notifications import (
     ConfirmRequest,
     PageRequest,
@@ -18,7 +18,8 @@ from finery_contracts.notifications import (
     TopicRequest,
 )
 from finery_contracts.tasks import NotifyChoice, TaskSucceeded
-from finery_notifier.store import AcceptedRow, DeliveryRow, SubscriptionRow, TopicRow
+from finery_kit.delivery_tables import IdempotencyRow
+from finery_notifier.store import DeliveryRow, SubscriptionRow, TopicRow
 
 
 async def rows(rig: Rig, table: type) -> list:
@@ -109,7 +110,7 @@ async def test_an_internal_url_is_refused_at_submit_and_leaves_nothing_behind(ri
         await rig.ask("subscription.create", SubscriptionRequest(topic="ops", url=url), key="k")
 
     assert refused.value.error_code == "url_not_allowed"
-    assert [await rows(rig, table) for table in (SubscriptionRow, DeliveryRow, AcceptedRow)] == [[], [], []]
+    assert [await rows(rig, table) for table in (SubscriptionRow, DeliveryRow, IdempotencyRow)] == [[], [], []]
 
 
 async def test_an_unknown_event_is_refused_at_submit(rig: Rig, sink: Sink):
@@ -141,7 +142,7 @@ async def test_the_same_request_under_one_key_is_carried_out_once(rig: Rig, sink
 
     assert (first, one) == (again, two)
     assert len(await rows(rig, DeliveryRow)) == 1
-    with pytest.raises(Conflict) as reused:
+    with pytest.raises(Unprocessable) as reused:
         await rig.ask("topic.create", TopicRequest(name="dev"), key="k1")
     assert reused.value.error_code == "idempotency_key_reused"
 
