@@ -11,35 +11,59 @@ from finery_contracts.envelope import Event
 from finery_contracts.model import Record, Request, UtcTime
 from finery_contracts.prices import DayOrTime
 
+Unit = Literal["hour", "token", "message", "package"]
+
 
 class LedgerLine(Record):
-    """One charge. ``key`` makes it unique: the same fact twice is the same line."""
+    """One line of the ledger: ``posted`` moves from the account ``debit`` to ``credit``; the bill shows ``amount``.
+
+    ``key`` makes it unique: the same fact twice is the same line. What turns out different later is reversed by a line
+    of the negated amounts (``corrects`` names the line) and written anew.
+    """
 
     id: str
     project: str
     key: str
-    noun: str = Field(description="task, deployment or tokens")
+    noun: str = Field(description="task, deployment, tokens, notifications or package")
     noun_id: str
     name: str = Field(default="", description="what the task or deployment was called then")
     description: str
     quantity: Decimal = Field(description="rounded to 1e-9 for show; the amount comes from the exact one")
-    unit: Literal["hour", "token"]
-    unit_price: Decimal
+    unit: Unit
+    unit_price: Decimal = Field(description="of the price list at the start; hours from a package cost nothing more")
     amount: Decimal = Field(description="rounded once to 1e-9, half to even; an invoice is the sum of its lines")
     currency: str
     started_at: UtcTime
+    ended_at: UtcTime | None = None
     created_at: UtcTime
-    event: str
+    event: str = Field(description="id of the fact that this is charged for")
+    cause: str | None = Field(default=None, description="id of the later fact that made this correction necessary")
     created_by: str = Field(default="", description="the user; for tokens the key the calls were made with")
+    flavour: str | None = None
+    package: str | None = Field(default=None, description="the hours came from this package")
+    period: int | None = Field(default=None, description="and from this reset period of it, 0 is the first")
+    corrects: str | None = None
+    debit: str = ""
+    credit: str = ""
+    posted: Decimal = Decimal(0)
+
+
+class LinesWritten(Record):
+    """What was written into a project's ledger at one time; ``total`` is the sum of the lines."""
+
+    project: str
+    currency: str
+    total: Decimal
+    lines: list[LedgerLine]
 
 
 class BillingCharged(Event):
-    """A line was written into the ledger."""
+    """Lines were written into the ledger."""
 
     NOUN = "billing"
     FACT = "charged"
     SAID_BY = "billing-meter"
-    data: LedgerLine
+    data: LinesWritten
 
 
 # --- requests to the billing meter (finery.rpc.billing-meter.<verb>) --------------------------------------------------
@@ -55,13 +79,20 @@ class BillRequest(Request):
     until: DayOrTime | None = None
 
 
+class AsOfRequest(BillRequest):
+    """``bill.as_of``: the same bill, of the lines that were written by then."""
+
+    at: DayOrTime
+
+
 class BillRow(Record):
     """The lines of one key in one unit."""
 
     key: str
     name: str | None = None
-    unit: Literal["hour", "token"]
+    unit: Unit
     quantity: Decimal
+    from_packages: Decimal = Field(default=Decimal(0), description="the part of it that packages paid for")
     amount: Decimal
 
 
@@ -72,6 +103,7 @@ class Bill(Record):
     total: Decimal
     rows: list[BillRow]
     has_more: bool = False
+    as_of: UtcTime | None = None
 
 
 class LinesRequest(Request):
@@ -103,8 +135,23 @@ class Cost(Record):
     currency: str
 
 
-class PricesRequest(Request):
-    """``prices``: nothing to say."""
+class AccountsRequest(Request):
+    """``bill.accounts``: nothing to say."""
+
+
+class Account(Record):
+    """What came into an account less what left it."""
+
+    name: str
+    balance: Decimal
+
+
+class Accounts(Record):
+    """All accounts of a project. A line moves an amount from one to another, so ``sum`` is zero."""
+
+    currency: str
+    data: list[Account]
+    sum: Decimal
 
 
 class UsageRequest(Request):

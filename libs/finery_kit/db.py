@@ -100,6 +100,10 @@ class Database:
         self._pool.shutdown()
         self._engine.dispose()
 
+    def now(self) -> datetime:
+        """What its transactions would call now."""
+        return self._clock()
+
     async def write(self, work: Callable[[Transaction], T]) -> T:
         """Run ``work`` in a transaction and return after it is durable. It sees all writes before it.
 

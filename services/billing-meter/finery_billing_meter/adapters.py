@@ -7,7 +7,7 @@ from pathlib import Path
 import yaml
 from pydantic import ValidationError
 
-from finery_billing_meter.domain import versions_out_of_order
+from finery_billing_meter.prices.domain import offers_that_cannot_be, places_out_of_order
 from finery_contracts.prices import PriceList
 from finery_kit.settings import SettingsError
 
@@ -28,7 +28,8 @@ def load_prices(file: Path | None) -> PriceList:
     except ValidationError as fault:
         wrong = [f"  {'.'.join(map(str, error['loc']))}: {error['msg']}" for error in fault.errors()]
         raise _not_valid(path, wrong) from fault
-    wrong = [f"  {place}: give versions oldest first, each once" for place in versions_out_of_order(prices)]
+    wrong = [f"  {place}: give versions oldest first, each once" for place in places_out_of_order(prices)]
+    wrong += [f"  {place}: {fault}" for place, fault in offers_that_cannot_be(prices)]
     if wrong:
         raise _not_valid(path, wrong)
     return prices

@@ -8,51 +8,60 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from finery_billing_meter import handlers, requests, store
 from finery_billing_meter.adapters import load_prices
-from finery_billing_meter.requests import Desk
+from finery_billing_meter.desk import Desk
+from finery_billing_meter.ledger import bill
+from finery_billing_meter.ledger import requests as ledger
+from finery_billing_meter.ledger.handlers import charge
+from finery_billing_meter.ledger.store import BILLING_METADATA
+from finery_billing_meter.packages import requests as packages
+from finery_billing_meter.prices.domain import PriceBook
 from finery_billing_meter.settings import BillingMeterSettings
-from finery_billing_meter.store import BILLING_METADATA
 from finery_contracts import billing
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.envelope import Event
-from finery_contracts.prices import PriceList, PricesRequest
+from finery_contracts.packages import OffersRequest, PackageRequest, PackagesRequest
+from finery_contracts.prices import PricesRequest
 from finery_contracts.streams import Durable
 from finery_contracts.tasks import TaskAttemptEnded
 from finery_contracts.usage import UsageRecorded
-from finery_kit.bus import FactRoutes, Rpc, answer_requests, listen_to_facts
-from finery_kit.db import Database
+from finery_kit.bus import Rpc, answer_requests
+from finery_kit.db import Database, Transaction
 from finery_kit.delivery import DELIVERY_METADATA
+from finery_kit.hot import HotRoutes, Together, listen_in_batches
 from finery_kit.service import Service
 from finery_kit.settings import SettingsError
 
 NAME = "billing-meter"
 
-ROUTES: dict[type[Event], Callable[..., None]] = {
-    TaskAttemptEnded: handlers.on_attempt_ended,
-    DeploymentInstanceEnded: handlers.on_instance_ended,
-    UsageRecorded: handlers.on_usage_recorded,
+ROUTES: dict[type[Event], Callable[..., object]] = {
+    TaskAttemptEnded: charge,
+    DeploymentInstanceEnded: charge,
+    UsageRecorded: charge,
 }
 
 Answer = Callable[[Desk, Any], Awaitable[BaseModel]]
 REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {
-    "bill.summary": (billing.BillRequest, requests.bill_summary),
-    "bill.lines": (billing.LinesRequest, requests.bill_lines),
-    "cost": (billing.CostRequest, requests.cost),
-    "usage": (billing.UsageRequest, requests.usage),
-    "prices": (PricesRequest, requests.prices),
+    "bill.summary": (billing.BillRequest, ledger.bill_summary),
+    "bill.as_of": (billing.AsOfRequest, ledger.bill_as_of),
+    "bill.lines": (billing.LinesRequest, ledger.bill_lines),
+    "bill.accounts": (billing.AccountsRequest, ledger.bill_accounts),
+    "cost": (billing.CostRequest, ledger.cost),
+    "usage": (billing.UsageRequest, ledger.usage),
+    "prices": (PricesRequest, ledger.prices),
+    "package.offers": (OffersRequest, packages.offers),
+    "package.list": (PackagesRequest, packages.list_packages),
+    "package.buy": (PackageRequest, packages.buy),
 }
 
 
 def build(settings: BillingMeterSettings) -> Service:
     """The service, ready to be started."""
-    prices = load_prices(settings.prices_file)
+    book = PriceBook(load_prices(settings.prices_file))
     database = Database(settings.database_for(NAME), BILLING_METADATA, DELIVERY_METADATA)
     service = Service(NAME, settings, database)
-    desk = Desk(database, prices)
-    listen_to_facts(
-        service.broker, NAME, Durable.BILLING_METER, routes(prices), database, after=service.wake_relay
-    )  # fmt: skip
+    desk = Desk(database, book, service.wake_relay)
+    listen_in_batches(service, Durable.BILLING_METER, routes(book), after=service.wake_relay)
     answer_requests(
         service.broker, NAME, {verb: Rpc(body, partial(answer, desk)) for verb, (body, answer) in REQUESTS.items()}
     )
@@ -60,9 +69,14 @@ def build(settings: BillingMeterSettings) -> Service:
     return service
 
 
-def routes(prices: PriceList) -> FactRoutes:
-    """ROUTES with the price list they charge by."""
-    return {kind: partial(handler, prices=prices) for kind, handler in ROUTES.items()}
+def routes(book: PriceBook) -> HotRoutes:
+    """ROUTES with the prices they charge by. Neighbours are taken together, whatever they are."""
+
+    def hear(tx: Transaction, events: list[Event]) -> None:
+        charge(tx, events, book=book)
+
+    together = Together(hear)
+    return dict.fromkeys(ROUTES, together)
 
 
 async def refuse_other_currency(desk: Desk) -> None:
@@ -71,9 +85,9 @@ async def refuse_other_currency(desk: Desk) -> None:
     Raises:
         SettingsError: the ledger has lines in another currency.
     """
-    other = await desk.database.read(lambda session: store.other_currency(session, desk.prices.currency))
+    other = await desk.database.read(lambda session: bill.other_currency(session, desk.book.currency))
     if other is not None:
         raise SettingsError(
-            f"finery: FINERY_PRICES_FILE: currency is {desk.prices.currency}, but the ledger has lines in {other}; "
+            f"finery: FINERY_PRICES_FILE: currency is {desk.book.currency}, but the ledger has lines in {other}; "
             "go back to that currency, or start with a new database for the billing meter"
         )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
 
-from sqlmodel import col, select
+from sqlmodel import select
 
 from finery_billing_meter.app import REQUESTS, routes
-from finery_billing_meter.requests import Desk
-from finery_billing_meter.store import LineRow
+from finery_billing_meter.desk import Desk
+from finery_billing_meter.ledger.store import LEDGER, view
+from finery_billing_meter.prices.domain import PriceBook
 from finery_contracts.access import Actor, Role
 from finery_contracts.billing import LedgerLine
 from finery_contracts.deployments import (
@@ -35,9 +36,11 @@ from finery_contracts.tasks import (
     TaskView,
 )
 from finery_contracts.usage import CallUsage, UsageBatch, UsageRecorded
-from finery_kit.bus import Call, apply_once
+from finery_kit.bus import Call
 from finery_kit.db import Database
 from finery_kit.delivery import OutboxRow
+from finery_kit.inbox import first_sights
+from finery_kit.testing import VirtualClock
 
 AT = datetime(2026, 3, 1, 12, tzinfo=UTC)
 PRICES = PriceList(
@@ -118,24 +121,48 @@ class Rig:
 
     database: Database
     prices: PriceList = PRICES
+    clock: VirtualClock = field(default_factory=VirtualClock)
+
+    @property
+    def book(self) -> PriceBook:
+        return PriceBook(self.prices)
 
     async def hear(self, event: Event) -> bool:
-        handler = routes(self.prices)[type(event)]
-        return await self.database.write(lambda tx: apply_once(tx, event, handler))
+        return await self.hear_all([event]) == 1
 
     async def hear_past_the_inbox(self, event: Event) -> None:
-        handler = routes(self.prices)[type(event)]
-        await self.database.write(lambda tx: handler(tx, event))
+        await self.hear_all([event], past_the_inbox=True)
+
+    async def hear_all(
+        self, events: Sequence[Event], *, crash: Exception | None = None, past_the_inbox: bool = False
+    ) -> int:
+        """A batch in one transaction; ``crash``: it dies when everything is written and nothing is committed."""
+        handlers = routes(self.book)
+
+        def work(tx) -> int:
+            new = list(events) if past_the_inbox else first_sights(tx, events)
+            if new:
+                (handler,) = {handlers[type(event)] for event in new}
+                handler.handler(tx, new)
+            if crash is not None:
+                raise crash
+            return len(new)
+
+        return await self.database.write(work)
 
     async def ask(self, verb: str, *, project: str = "proj_1", **body):
         kind, answer = REQUESTS[verb]
         actor = Actor(project=project, project_name="p", user="user_1", key="key_1", role=Role.READ)
-        return await answer(Desk(self.database, self.prices), Call(kind.model_validate(body), actor, None))
+        return await answer(Desk(self.database, self.book), Call(kind.model_validate(body), actor, None))
 
     async def lines(self) -> list[LedgerLine]:
-        return await self.database.read(
-            lambda session: [row.view() for row in session.exec(select(LineRow).order_by(col(LineRow.key)))]
-        )
+        def work(session):
+            return [view(row) for row in session.execute(select(LEDGER).order_by(LEDGER.c.id)).mappings()]
+
+        return sorted(await self.database.read(work), key=lambda line: line.key)
+
+    async def facts(self, noun: str) -> list[str]:
+        return [row.bus_subject.rsplit(".", 1)[1] for row in await self.said() if row.noun == noun]
 
     async def said(self) -> list[OutboxRow]:
-        return await self.database.read(lambda session: list(session.exec(select(OutboxRow))))
+        return await self.database.read(lambda session: list(session.exec(select(OutboxRow).order_by(OutboxRow.seq))))

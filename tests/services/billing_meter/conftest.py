@@ -8,7 +8,7 @@ import pytest
 from billing_rig import Rig
 from sqlalchemy import create_engine
 
-from finery_billing_meter.store import BILLING_METADATA
+from finery_billing_meter.ledger.store import BILLING_METADATA
 from finery_kit.db import Database
 from finery_kit.delivery import DELIVERY_METADATA
 from finery_kit.testing import VirtualClock
@@ -19,9 +19,10 @@ POSTGRES_URL = os.environ.get("FINERY_TEST_POSTGRES_URL")
 @pytest.fixture(params=["sqlite", *(["postgres"] if POSTGRES_URL else [])])
 def rig(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Rig]:
     url = f"sqlite:///{tmp_path / 'b.sqlite'}" if request.param == "sqlite" else str(POSTGRES_URL)
-    database = Database(url, BILLING_METADATA, DELIVERY_METADATA, clock=VirtualClock())
+    clock = VirtualClock()
+    database = Database(url, BILLING_METADATA, DELIVERY_METADATA, clock=clock)
     database.open()
-    yield Rig(database)
+    yield Rig(database, clock=clock)
     database.close()
     if request.param == "postgres":
         engine = create_engine(url)

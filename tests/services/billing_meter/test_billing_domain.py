@@ -8,41 +8,62 @@ from pathlib import Path
 import pytest
 from billing_rig import AT, PRICES, attempt_ended, call_of, instance_ended, usage_recorded
 
-from finery_billing_meter import domain
 from finery_billing_meter.adapters import load_prices
-from finery_billing_meter.domain import PriceMissing
+from finery_billing_meter.ledger import domain
+from finery_billing_meter.ledger.domain import Line
+from finery_billing_meter.prices.domain import PriceBook, PriceMissing
 from finery_contracts.tasks import EndReason
 from finery_kit.settings import SettingsError
 
+BOOK = PriceBook(PRICES)
+
+
+def charge_of_attempt(event) -> Line | None:
+    interval = domain.interval_of_attempt(event, BOOK)
+    return None if interval is None else domain.paid_by_use(interval)
+
+
+def charge_of_instance(event) -> Line | None:
+    interval = domain.interval_of_instance(event, BOOK)
+    return None if interval is None else domain.paid_by_use(interval)
+
+
+def amount_of(line: Line) -> Decimal:
+    return domain.from_parts(line.amount_parts)
+
 
 def test_a_task_costs_running_time_times_instances_times_the_price_of_its_flavour():
-    charge = domain.charge_of_attempt(attempt_ended(running_s=5400.0, instances=4), PRICES)
+    charge = charge_of_attempt(attempt_ended(running_s=5400.0, instances=4))
 
     assert charge is not None
-    assert (charge.quantity, charge.unit_price, charge.amount) == (Decimal(6), Decimal("0.12"), Decimal("0.72"))
-    assert charge.key == "task:task_1:1:1"
+    assert (domain.from_parts(charge.quantity_parts), charge.unit_price, amount_of(charge)) == (
+        Decimal(6),
+        Decimal("0.12"),
+        Decimal("0.72"),
+    )
+    assert charge.source == "task:task_1:1:1"
 
 
 def test_an_instance_costs_its_own_time_whatever_the_number_of_its_siblings():
-    charge = domain.charge_of_instance(instance_ended(running_s=1800.0, n=2), PRICES)
+    charge = charge_of_instance(instance_ended(running_s=1800.0, n=2))
 
     assert charge is not None
-    assert charge.amount == Decimal("0.06")
-    assert charge.key == "instance:inst_1:2"
+    assert amount_of(charge) == Decimal("0.06")
+    assert charge.source == "instance:inst_1:2"
 
 
 @pytest.mark.parametrize("reason", list(EndReason))
 def test_an_attempt_costs_something_only_when_its_end_is_billed(reason: EndReason):
-    charged = domain.charge_of_attempt(attempt_ended(reason=reason), PRICES) is not None
+    charged = charge_of_attempt(attempt_ended(reason=reason)) is not None
 
     free = {EndReason.CRASHED, EndReason.LOST, EndReason.STALE, EndReason.HUNG, EndReason.PREEMPTED}
     assert charged == (reason not in free)
 
 
 def test_what_did_not_run_or_is_not_billed_costs_nothing():
-    assert domain.charge_of_attempt(attempt_ended(running_s=0.0), PRICES) is None
-    assert domain.charge_of_instance(instance_ended(running_s=0.0), PRICES) is None
-    assert domain.charge_of_instance(instance_ended(billed=False), PRICES) is None
+    assert charge_of_attempt(attempt_ended(running_s=0.0)) is None
+    assert charge_of_instance(instance_ended(running_s=0.0)) is None
+    assert charge_of_instance(instance_ended(billed=False)) is None
 
 
 @pytest.mark.parametrize(
@@ -56,30 +77,30 @@ def test_what_did_not_run_or_is_not_billed_costs_nothing():
     ],
 )
 def test_a_line_is_rounded_once_to_a_billionth_half_to_even(exact: Fraction, amount: str):
-    assert domain.rounded(exact) == Decimal(amount)
+    assert domain.from_parts(domain.half_even(exact.numerator * 10**9, exact.denominator)) == Decimal(amount)
 
 
 def test_the_amount_comes_from_the_exact_time_and_not_from_the_rounded_quantity():
-    charge = domain.charge_of_attempt(attempt_ended(running_s=0.1, flavour="gpu", instances=7), PRICES)
+    charge = charge_of_attempt(attempt_ended(running_s=0.1, flavour="gpu", instances=7))
 
     assert charge is not None
-    assert charge.amount == Decimal("0.000583333")
-    assert charge.quantity == Decimal("0.000194444")
+    assert amount_of(charge) == Decimal("0.000583333")
+    assert domain.from_parts(charge.quantity_parts) == Decimal("0.000194444")
 
 
 def test_the_price_is_the_one_that_was_valid_when_the_interval_started():
-    before = domain.charge_of_attempt(attempt_ended(flavour="gpu", started_at=AT - timedelta(microseconds=1)), PRICES)
-    after = domain.charge_of_attempt(attempt_ended(flavour="gpu", started_at=AT), PRICES)
+    before = charge_of_attempt(attempt_ended(flavour="gpu", started_at=AT - timedelta(microseconds=1)))
+    after = charge_of_attempt(attempt_ended(flavour="gpu", started_at=AT))
 
     assert before is not None
     assert after is not None
-    assert (before.amount, after.amount) == (Decimal("2.4"), Decimal(3))
+    assert (amount_of(before), amount_of(after)) == (Decimal("2.4"), Decimal(3))
 
 
 @pytest.mark.parametrize("fact", [attempt_ended(flavour="tpu"), attempt_ended(started_at=AT - timedelta(days=400))])
 def test_a_flavour_without_a_price_is_an_error_that_names_it_and_the_remedy(fact):
     with pytest.raises(PriceMissing, match=r"no price for flavour .*FINERY_PRICES_FILE.*replay") as caught:
-        domain.charge_of_attempt(fact, PRICES)
+        charge_of_attempt(fact)
 
     assert caught.value.error_code == "price_missing"
 
@@ -89,7 +110,7 @@ def test_tokens_are_counted_for_each_deployment_kind_and_key():
 
     counts = domain.counts_of(usage_recorded(calls, offset=64))
 
-    assert {count.key: count.tokens for count in counts} == {
+    assert {count.source: count.tokens for count in counts} == {
         "usage:seg_1:64:dep_1:prompt:key_1": 15,
         "usage:seg_1:64:dep_1:completion:key_1": 1,
         "usage:seg_1:64:dep_2:prompt:key_2": 7,
@@ -100,11 +121,11 @@ def test_a_token_that_costs_nothing_makes_no_line_and_one_that_does_is_exact():
     (free,) = domain.counts_of(usage_recorded([call_of("d", "k", 3, 0, at=AT - timedelta(days=1))]))
     (priced,) = domain.counts_of(usage_recorded([call_of("d", "k", 3, 0)]))
 
-    charge = domain.charge_of_tokens(priced, PRICES)
+    charge = domain.line_of_tokens(priced, BOOK)
 
-    assert domain.charge_of_tokens(free, PRICES) is None
+    assert domain.line_of_tokens(free, BOOK) is None
     assert charge is not None
-    assert charge.amount == Decimal("0.0000006").quantize(Decimal("1e-9"))
+    assert amount_of(charge) == Decimal("0.0000006").quantize(Decimal("1e-9"))
 
 
 def test_the_price_list_that_is_shipped_is_valid_and_prices_the_cpu():

@@ -1,0 +1,1 @@
+"""The ledger: what was used, and what it cost."""

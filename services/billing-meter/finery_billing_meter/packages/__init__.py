@@ -1,0 +1,1 @@
+"""Packages: hours bought in advance."""
