@@ -179,7 +179,7 @@ class TaskPreparing(TaskFact):
 
 
 class TaskRunning(TaskFact):
-    """The engine works; from here on running time is billed."""
+    """The engine of an attempt works; from here on running time is billed."""
 
     FACT = "running"
 

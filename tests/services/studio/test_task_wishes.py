@@ -186,3 +186,18 @@ def test_only_the_newest_notes_are_kept() -> None:
     for minute in range(30):
         task, _ = domain.warn_of_auto_stop(task, NOW + timedelta(minutes=minute), NOW)
     assert len(task.notes) == 20
+
+
+def test_that_it_runs_is_said_once_of_each_attempt_so_that_its_seconds_can_be_counted() -> None:
+    first = running()
+    lost, _ = domain.end_attempt(first, AttemptEnd(reason=EndReason.LOST), NOW, max_attempts=3)
+    again, _ = domain.claim(lost, "another", NOW)
+    report = Report(
+        task_id=again.id, attempt=2, project=again.project, worker="another", seq=1, phase=Phase.RUNNING, running_s=1.0
+    )
+
+    runs, facts = domain.report(again, report, NOW, max_attempts=3)
+    _, later = domain.report(runs, report.model_copy(update={"seq": 2}), NOW, max_attempts=3)
+
+    assert [(fact.kind.FACT, fact.version) for fact in facts] == [("running", again.version + 1)]
+    assert later == []

@@ -88,8 +88,10 @@ def report(task: TaskView, news: Report, now: datetime, *, max_attempts: int) ->
     task = _with_attempt(
         task, attempt.model_copy(update=seen), progress=news.progress, checkpoints=_merged_checkpoints(task, news)
     )
-    if news.phase is Phase.RUNNING and task.state is TaskState.PREPARING:
-        task = moved(task, TaskState.RUNNING, started_at=_place(attempt, news.preparing_s))
+    if news.phase is Phase.RUNNING and attempt.state != "running":  # of each attempt: deadlines count its seconds
+        first = task.state is TaskState.PREPARING
+        begun = {"started_at": _place(attempt, news.preparing_s)}
+        task = moved(task, TaskState.RUNNING, **begun) if first else touched(task)
         facts.append(said(TaskRunning, task))
     if news.end is not None:
         task, more = end_attempt(task, news.end, now, max_attempts=max_attempts)
