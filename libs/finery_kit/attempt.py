@@ -24,6 +24,7 @@ from finery_kit.bus import ask
 from finery_kit.db import utc_now
 from finery_kit.executor import EngineProcess, Executor, kill, terminate
 from finery_kit.job_folder import AttemptFolder
+from finery_kit.pace import Pace
 from finery_kit.service import Service
 from finery_kit.storage import Storage
 from finery_kit.tail import Tails
@@ -37,7 +38,9 @@ HEARTBEAT_S = 2.0
 CUT_OFF_S = 120.0
 LOOK_S = 0.1
 SHIP_S = 0.25
-LOG_TAIL_LINES = 15
+TELL_AGAIN_S = 10.0
+LEAVE_S = 5.0
+MAX_REPORT_BYTES = 512 * 2**10
 
 
 @dataclass
@@ -57,6 +60,7 @@ class Attempt:
     _started_at: float = 0.0
     _running_at: float | None = None
     _ended_at: float | None = None
+    _pace: Pace = field(default_factory=Pace)
     _progress: TaskProgress = field(default_factory=TaskProgress)
     _checkpoints: list[CheckpointRef] = field(default_factory=list[CheckpointRef])
     _process: EngineProcess | None = None
@@ -81,7 +85,7 @@ class Attempt:
                 log.exception("attempt_failed", extra={"task_id": self.claim.task_id})
                 end = AttemptEnd(reason=EndReason.CRASHED, error=EngineFailed(repr(fault)).body)
             if self._stop_reason != "abandon":
-                await self._report(end)
+                await self._hand_over(end)
             await asyncio.to_thread(shutil.rmtree, self.folder, ignore_errors=True)
 
     def leave(self) -> None:
@@ -114,33 +118,36 @@ class Attempt:
 
     async def _heartbeat(self) -> None:
         heard_at = time.monotonic()
-        request = HeartbeatRequest(task_id=self.claim.task_id, attempt=self.claim.attempt, worker=self.worker)
         while True:
-            try:
-                answer = await ask(
-                    self.service.client,
-                    "studio",
-                    "heartbeat",
-                    request,
-                    HeartbeatAnswer,
-                    timeout_s=HEARTBEAT_S,
-                    traced=False,
-                )
+            answer = await self._beat()
+            if answer is not None:
                 heard_at = time.monotonic()
-                if answer.command in ("stop", "abandon"):
-                    self._stop(answer.command)
-            except Unavailable:
-                if time.monotonic() - heard_at > CUT_OFF_S:
-                    self._stop("cut_off")
+                if answer.command != "continue":
+                    self._stop("abandon" if answer.command == "abandon" else "stop")
+            elif time.monotonic() - heard_at > CUT_OFF_S:
+                self._stop("cut_off")
             await asyncio.sleep(HEARTBEAT_S)
+
+    async def _beat(self) -> HeartbeatAnswer | None:
+        """One sign of life; None when the studio did not answer, or could not."""
+        beat = HeartbeatRequest(
+            task_id=self.claim.task_id, attempt=self.claim.attempt, worker=self.worker,
+            quiet_s=self._pace.quiet_s, median_step_s=self._pace.median_step_s,
+        )  # fmt: skip
+        try:
+            return await ask(
+                self.service.client, "studio", "heartbeat", beat, HeartbeatAnswer, timeout_s=HEARTBEAT_S, traced=False
+            )
+        except FineryError:
+            return None
 
     async def _follow(self) -> None:
         tails = Tails(self.folder)
         while not self._ended:
-            with contextlib.suppress(Unavailable):
+            with contextlib.suppress(Unavailable, OSError):  # the bus or the disk: what is unread is read next time
                 await self._look(tails)
             await asyncio.sleep(LOOK_S if self._phase is Phase.PREPARING else SHIP_S)
-        with contextlib.suppress(Unavailable):
+        with contextlib.suppress(Unavailable, OSError):
             await self._look(tails)
 
     async def _look(self, tails: Tails) -> None:
@@ -160,6 +167,7 @@ class Attempt:
         before = (self._phase, len(self._checkpoints))
         for line in news:
             self._phase = line.phase
+            self._pace.seen(line.phase, line.step, line.message)
             merged = {**self._progress.metrics, **line.metrics}
             self._progress = TaskProgress(
                 step=line.step, total=line.total, message=line.message, eta_s=line.eta_s, metrics=merged
@@ -213,31 +221,65 @@ class Attempt:
 
     # --- reporting ----------------------------------------------------------------------------------------------
 
+    async def _hand_over(self, end: AttemptEnd) -> None:
+        """Report the end until the studio has taken it: what the bus acknowledged may still be lost with its disk."""
+        await self._report(end)
+        told_at, wait_s = time.monotonic(), 0.05
+        while True:
+            answer = await self._beat()
+            if answer is not None and answer.command == "abandon":  # this attempt is over for the studio
+                return
+            if self._stop_reason == "leave" and time.monotonic() - told_at > LEAVE_S:
+                return
+            if time.monotonic() - told_at > TELL_AGAIN_S:
+                await self._report(end)
+                told_at = time.monotonic()
+            await asyncio.sleep(wait_s)
+            wait_s = min(HEARTBEAT_S, 2 * wait_s)
+
     async def _report(self, end: AttemptEnd | None) -> None:
         """Publish a snapshot; the last one is repeated until the bus has it."""
         self._seq += 1
         self._reported_at = time.monotonic()
-        now = self._ended_at or time.monotonic()
-        started = self._running_at if self._running_at is not None else now
-        report = Report(
-            task_id=self.claim.task_id, attempt=self.claim.attempt, project=self.claim.project, worker=self.worker,
-            seq=self._seq, phase=self._phase, preparing_s=started - self._claimed_at, running_s=now - started,
-            progress=self._progress, checkpoints=self._checkpoints, end=end, traceparent=self._traceparent,
-        )  # fmt: skip
+        report = self._snapshot(end)
+        body = report.model_dump_json().encode()
+        if len(body) > MAX_REPORT_BYTES:
+            log.error("report_too_large", extra={"task_id": report.task_id, "size_bytes": len(body)})
+            if end is None:
+                return
+            report = self._snapshot(_without_output(end, len(body)))
+            body = report.model_dump_json().encode()
         headers = {
             "Nats-Msg-Id": f"{report.task_id}:{report.attempt}:{report.seq}",
             "traceparent": self._traceparent or "",
         }
         while True:
             try:
-                await self._publish(
-                    report_subject(report.task_id), report.model_dump_json().encode(), REPORTS.name, headers
-                )
+                await self._publish(report_subject(report.task_id), body, REPORTS.name, headers)
                 return
             except Unavailable:
                 if end is None:
                     return
                 await asyncio.sleep(1)
+
+    def _snapshot(self, end: AttemptEnd | None) -> Report:
+        now = self._ended_at or time.monotonic()
+        started = self._running_at if self._running_at is not None else now
+        return Report(
+            task_id=self.claim.task_id, attempt=self.claim.attempt, project=self.claim.project, worker=self.worker,
+            seq=self._seq, phase=self._phase, preparing_s=started - self._claimed_at, running_s=now - started,
+            progress=self._progress, checkpoints=self._checkpoints, end=end, traceparent=self._traceparent,
+        )  # fmt: skip
+
+
+def _without_output(end: AttemptEnd, size_bytes: int) -> AttemptEnd:
+    """A result that no message can carry is the engine's fault; all of it lies in the artefact."""
+    error = EngineFailed(
+        f"the engine's result has {size_bytes:,} bytes, over the {MAX_REPORT_BYTES:,} that a report may have; "
+        "it lies in the task's artefact",
+        code="result_too_large",
+    )
+    return AttemptEnd(reason=EndReason.CRASHED, error=error.body, artefact=end.artefact)
 
 
 def _parsed(line: str) -> Progress | None:

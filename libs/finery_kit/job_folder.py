@@ -82,6 +82,9 @@ class AttemptFolder:
         if told_to in ("leave", "cut_off") and (result is None or result.status == "terminated"):
             error = EngineFailed("the worker went away", code="worker_left").body
             return AttemptEnd(reason=EndReason.LOST, error=error, artefact=artefact)
+        if told_to is None and result is not None and result.status == "terminated":
+            error = EngineFailed("something other than Finery stopped the engine", code="engine_stopped").body
+            return AttemptEnd(reason=EndReason.LOST, error=error, artefact=artefact)
         if result is None or status not in (0, 2):
             return AttemptEnd(reason=EndReason.CRASHED, error=self._crash(status, artefact), artefact=artefact)
         error = _bounded(result.error)

@@ -70,6 +70,7 @@ def test_an_input_that_is_gone_is_said(tmp_path: Path) -> None:
         (None, -9, "cut_off", EndReason.LOST),
         (JobResult(status="terminated"), 0, "stop", EndReason.TERMINATED),
         (JobResult(status="terminated"), 0, "leave", EndReason.LOST),
+        (JobResult(status="terminated"), 0, None, EndReason.LOST),  # somebody else's SIGTERM
         (JobResult(status="failed", error=ErrorBody(code="c", message="m")), 2, None, EndReason.USER_MISTAKE),
         (JobResult(status="failed", error=ErrorBody(code="c", message="m")), 1, None, EndReason.CRASHED),
     ],
@@ -82,7 +83,8 @@ def test_how_an_attempt_ended(
     end = files.conclude(status, told_to=told_to)
     assert end.reason is reason
     assert end.artefact == "store://prj_1/tasks/task_1/2/left"
-    codes = {EndReason.LOST: "worker_left", EndReason.CRASHED: "engine_crashed", EndReason.USER_MISTAKE: "c"}
+    lost = "worker_left" if told_to else "engine_stopped"
+    codes = {EndReason.LOST: lost, EndReason.CRASHED: "engine_crashed", EndReason.USER_MISTAKE: "c"}
     assert (end.error.code if end.error else None) == codes.get(reason)
 
 
