@@ -6,10 +6,10 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from finery_contracts.autostop import AutoStopSeconds
 from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.model import Record, Request, UtcTime
-from finery_contracts.options import AutoStop
 from finery_contracts.tasks import NotifyChoice
 
 
@@ -149,7 +149,9 @@ class DeployRequest(Request):
     default_max_tokens: int | None = Field(default=16, ge=1)
     max_length: int | None = Field(default=None, ge=16)
     idle_stop_s: float | None = Field(default=None, ge=1)
-    auto_stop_s: AutoStop | None = Field(default=None, description="stop after so many running seconds; off by default")
+    auto_stop_s: AutoStopSeconds | None = Field(
+        default=None, description="stop after so many running seconds; off by default"
+    )
     notify: NotifyChoice | None = None
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
+from finery_contracts.autostop import AutoStopSeconds
 from finery_contracts.model import Request
 from finery_contracts.tasks import NotifyChoice
-
-MIN_AUTO_STOP_S, MAX_AUTO_STOP_S = 60, 30 * 86_400
-AutoStop = Annotated[int, Field(ge=MIN_AUTO_STOP_S, le=MAX_AUTO_STOP_S)]
-"""Seconds of running time after which something paid stops by itself (SPEC TA4): 1, 2, 4, 6 hours or an own value."""
 
 
 class TaskOptions(Request):
@@ -22,7 +19,9 @@ class TaskOptions(Request):
     pool: str = Field(default="public", max_length=64)
     flavour: str = Field(default="cpu", max_length=64)
     priority: int = Field(default=50, ge=0, le=100, description="among the project's own tasks; larger goes first")
-    auto_stop_s: AutoStop | None = Field(default=None, description="stop after so many running seconds; off by default")
+    auto_stop_s: AutoStopSeconds | None = Field(
+        default=None, description="stop after so many running seconds; off by default"
+    )
     on_hang: Literal["tell", "retry"] = Field(
         default="tell", description="retry: what seems to hang is also stopped and resumed from its last checkpoint"
     )

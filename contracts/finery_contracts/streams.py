@@ -81,8 +81,8 @@ _EVENT_CONSUMERS = (
                                        "autostop", "budget", "package", "inbound")),
     _consumer(Durable.BILLING_METER, (*(f"finery.evt.*.task.*.{fact}" for fact in _BILLED), *_facts("deployment"),
                                       "finery.evt.*.usage.*.recorded", "finery.evt.*.notification.*.metered")),
-    _consumer(Durable.DEPLOYER, ("finery.evt.*.model.*.deleted", "finery.evt.*.autostop.*.due",
-                                 "finery.evt.*.budget.*.exhausted")),
+    _consumer(Durable.DEPLOYER, ("finery.evt.*.model.*.deleted", *_facts("autostop"),
+                                 "finery.evt.*.budget.*.exhausted", "finery.evt.*.budget.*.restored")),
 )  # fmt: skip
 EVENTS = StreamSpec(
     name="EVENTS",

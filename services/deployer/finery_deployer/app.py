@@ -10,6 +10,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from finery_contracts import deployments
+from finery_contracts.autostop import AutoStopDue, AutoStopWarned
+from finery_contracts.budgets import BudgetExhausted, BudgetRestored
 from finery_contracts.envelope import Event
 from finery_contracts.models import ModelDeleted
 from finery_contracts.streams import Durable
@@ -28,7 +30,13 @@ from finery_kit.storage import Storage
 
 NAME = "deployer"
 
-ROUTES: dict[type[Event], Callable[..., None]] = {ModelDeleted: handlers.on_model_deleted}
+ROUTES: dict[type[Event], Callable[..., None]] = {
+    ModelDeleted: handlers.on_model_deleted,
+    AutoStopWarned: handlers.on_auto_stop_warned,
+    AutoStopDue: handlers.on_auto_stop_due,
+    BudgetExhausted: handlers.on_budget_exhausted,
+    BudgetRestored: handlers.on_budget_restored,
+}
 
 Answer = Callable[[Desk, Any], Awaitable[BaseModel]]
 REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from finery_contracts.deployments import (
+    DeploymentAutoStopSoon,
     DeploymentDeleted,
     DeploymentDeploying,
     DeploymentFailed,
@@ -105,7 +106,7 @@ def create(
         flavour=request.flavour, instances=request.instances, qps=request.qps,
         default_max_tokens=request.default_max_tokens,
         max_length=min(request.max_length or model.max_length, model.max_length), idle_stop_s=request.idle_stop_s,
-        runs=1, notify=request.notify,
+        auto_stop_s=request.auto_stop_s, runs=1, notify=request.notify,
     )  # fmt: skip
     return view, [_said(DeploymentDeploying, view)]
 
@@ -126,7 +127,7 @@ def start(view: DeploymentView) -> Decision:
     """Somebody wants it to run; one that runs, or will soon, stays as it is."""
     if view.state not in RESTING:
         return view, []
-    started = _moved(view, State.DEPLOYING, error=None, stopped_at=None, runs=view.runs + 1)
+    started = _moved(view, State.DEPLOYING, error=None, stopped_at=None, auto_stop_at=None, runs=view.runs + 1)
     return started, [_said(DeploymentDeploying, started)]
 
 
@@ -142,6 +143,14 @@ def stop(view: DeploymentView) -> Decision:
         return view, []
     stopping = _moved(view, State.STOPPING)
     return stopping, [_said(DeploymentStopping, stopping)]
+
+
+def warn_of_auto_stop(view: DeploymentView, due_at: datetime) -> Decision:
+    """Its auto-stop is near; nothing to say of one that does not run."""
+    if view.state is not State.RUNNING:
+        return view, []
+    warned = _touched(view, auto_stop_at=due_at)
+    return warned, [_said(DeploymentAutoStopSoon, warned)]
 
 
 def stopped(view: DeploymentView, now: datetime) -> Decision:

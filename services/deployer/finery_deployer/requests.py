@@ -50,7 +50,7 @@ async def create(desk: Desk, call: Call[DeployCommand]) -> DeploymentView:
     def work(tx: Transaction) -> DeploymentView:
         if store.name_taken(tx.session, project, request.name):
             raise _name_taken(request.name)
-        _check_room(desk, tx)
+        _check_room(desk, tx, project)
         decision = domain.create(
             request, model, deployment_id=new_id("dep"), project=project, user=call.by.user, now=tx.now
         )
@@ -67,7 +67,7 @@ async def wake(desk: Desk, call: Call[WakeCommand]) -> DeploymentView:
     def work(tx: Transaction) -> DeploymentView:
         found = store.trials_of(tx.session, project, model.id)
         if not found:
-            _check_room(desk, tx)
+            _check_room(desk, tx, project)
             decision = domain.create_trial(
                 model, deployment_id=new_id("dep"), project=project, user=call.by.user, idle_s=desk.trial_idle_s,
                 now=tx.now,
@@ -148,7 +148,7 @@ def _start(desk: Desk, tx: Transaction, row: DeploymentRow, model: ServableModel
         )
     decision = domain.start(row.view)
     if decision[1]:
-        _check_room(desk, tx)
+        _check_room(desk, tx, row.project)
         row.asked_at, row.traceparent = tx.now, current_traceparent()
         if model is not None:
             row.weights, row.adapter, row.openai_name = model.weights, model.adapter, model.openai_name
@@ -180,7 +180,12 @@ async def _write(
     return view
 
 
-def _check_room(desk: Desk, tx: Transaction) -> None:
+def _check_room(desk: Desk, tx: Transaction, project: str) -> None:
+    if store.is_held(tx.session, project):
+        raise Conflict(
+            "a budget of this project is used up and stops work; raise or delete it, or wait for the next period",
+            code="budget_exhausted",
+        )
     if store.live_count(tx.session) >= desk.max_instances:
         raise Unavailable(
             f"all {desk.max_instances} places for instances are taken; stop a deployment, or raise "

@@ -84,6 +84,14 @@ class InstanceRow(_Table, table=True):
     crashed: bool = False
 
 
+class HoldRow(_Table, table=True):
+    """A budget that is used up and stops work."""
+
+    __tablename__ = "hold"  # pyright: ignore[reportAssignmentType]
+    project: str = Field(primary_key=True)
+    budget: str = Field(primary_key=True)
+
+
 class RouteRow(_Table, table=True):
     """What the gateways are to know of a deployment; without ``body`` they are to forget it."""
 
@@ -117,6 +125,31 @@ def deployment(session: Session, project: str, ref: str, *, hold: bool = False) 
 def held(session: Session, deployment_id: str) -> DeploymentRow | None:
     """For the supervisor: by id, and kept from other writers until the end of the transaction."""
     return session.get(DeploymentRow, deployment_id, with_for_update=True, populate_existing=True)
+
+
+def running_ids(session: Session, project: str) -> list[str]:
+    """The project's deployments that run, or are to run."""
+    resting = [state.value for state in domain.RESTING]
+    query = select(DeploymentRow.id).where(DeploymentRow.project == project, col(DeploymentRow.state).not_in(resting))
+    return sorted(session.exec(query))
+
+
+def hold(tx: Transaction, project: str, budget: str) -> None:
+    """Nothing of the project is started while this budget is used up."""
+    if tx.session.get(HoldRow, (project, budget)) is None:
+        tx.session.add(HoldRow(project=project, budget=budget))
+
+
+def release(tx: Transaction, project: str, budget: str) -> None:
+    """There is money again."""
+    row = tx.session.get(HoldRow, (project, budget))
+    if row is not None:
+        tx.session.delete(row)
+
+
+def is_held(session: Session, project: str) -> bool:
+    """Whether a budget of the project is used up."""
+    return session.exec(select(HoldRow.budget).where(HoldRow.project == project)).first() is not None
 
 
 def deployments(session: Session, project: str, *, after: str | None, limit: int) -> list[DeploymentRow]:

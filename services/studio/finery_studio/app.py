@@ -12,6 +12,7 @@ from opentelemetry.trace import SpanKind
 from pydantic import BaseModel
 
 from finery_contracts.access import Actor, Role
+from finery_contracts.autostop import AutoStopDue, AutoStopWarned
 from finery_contracts.deployments import DeployCommand, DeploymentView, DeployRequest, ServableModel, ServableRequest
 from finery_contracts.envelope import Event
 from finery_contracts.inbound import InboundEvent
@@ -47,6 +48,7 @@ from finery_studio.projects import store as project_store
 from finery_studio.projects.desk import KeyDesk
 from finery_studio.settings import StudioSettings
 from finery_studio.store import STUDIO_METADATA
+from finery_studio.tasks import deadlines
 from finery_studio.tasks import http as task_http
 from finery_studio.tasks.handlers import HangRule, Outcome, TaskDesk
 from finery_studio.tasks.submit import SpecMaker
@@ -79,6 +81,7 @@ class Studio:
             HangRule(settings.hang_factor, settings.hang_floor_s), self.service.wake_relay,
             self.ring,
         )  # fmt: skip
+        self.routes = {kind: partial(handler, desk=self.tasks) for kind, handler in ROUTES.items()}
         self.loops = Loops(self.database, self.service, self.tasks, self.models, settings)
         self._plug_in_kinds()
         self.web: WebServer | None = None
@@ -123,7 +126,7 @@ class Studio:
 
     async def on_fact(self, body: bytes, msg: NatsMessage) -> None:
         """EVENTS: what other services said."""
-        if await event_handlers.hear(self.database, body, msg, ROUTES):
+        if await event_handlers.hear(self.database, body, msg, self.routes):
             self.changed()
         await msg.ack()
 
@@ -237,7 +240,10 @@ class Studio:
 
 
 # What studio hears: facts of others (all are kept, these are followed), snapshots of workers, upstream events.
-ROUTES: dict[type[Event], Callable[..., None]] = {}
+ROUTES: dict[type[Event], Callable[..., None]] = {
+    AutoStopWarned: deadlines.on_auto_stop_warned,
+    AutoStopDue: deadlines.on_auto_stop_due,
+}
 MESSAGES = {
     Durable.STUDIO: (EVENTS, "finery.evt.>", Studio.on_fact),
     Durable.STUDIO_REPORTS: (REPORTS, "finery.report.>", Studio.on_report),

@@ -172,6 +172,13 @@ class TaskDesk:
         tx.after_commit.append(self.wake_relay)
         return gone
 
+    def stop_if_going(self, tx: Transaction, task_id: str, why: StopReason) -> None:
+        """A deadline wants it stopped; nothing happens to one that has ended, or is gone."""
+        row = store.held(tx.session, task_id)
+        before = store.view_of(row) if row is not None else None
+        if row is not None and before is not None and not before.state.ended:
+            self._conclude(tx, row, before, domain.stop(before, why, tx.now))
+
     def warn(self, tx: Transaction, task_id: str, due_at: datetime) -> None:
         """The meter says that the auto-stop is near."""
         row = store.held(tx.session, task_id)
