@@ -10,7 +10,7 @@ from finery_contracts.registry import EVENTS
 from finery_contracts.render import covers, heard_by
 from finery_contracts.streams import STREAMS, StreamSpec, log_subject, metric_subject, report_subject, work_subject
 
-LISTENERS = ("deployer", "notifier", "billing-meter")
+LISTENERS = ("studio", "deployer", "notifier", "billing-meter")
 HEARD = [(service, kind) for service in LISTENERS for kind in render_api.routes_of(service)]
 
 
