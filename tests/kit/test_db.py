@@ -1,12 +1,10 @@
-"""What a unit of work may rely on. On Postgres too, when FINERY_TEST_POSTGRES_URL names one that may be written to."""
+"""What a unit of work may rely on, on SQLite and on Postgres; some of it is a matter of one of them only."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlalchemy import MetaData, create_engine, text
@@ -18,8 +16,8 @@ from finery_contracts.errors import Unavailable
 from finery_kit.db import Database, Transaction
 
 METADATA = MetaData()
-POSTGRES_URL = os.environ.get("FINERY_TEST_POSTGRES_URL")
-ON_BOTH = ("sqlite", pytest.param("postgres", marks=pytest.mark.skipif(not POSTGRES_URL, reason="no Postgres named")))
+ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
+ON_POSTGRES = pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
 
 
 class _Table(SQLModel, registry=registry(metadata=METADATA)):
@@ -35,19 +33,8 @@ class Word(_Table, table=True):
 
 
 @pytest.fixture
-def url(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    if getattr(request, "param", "sqlite") == "sqlite":
-        yield f"sqlite:///{tmp_path / 'test.sqlite'}"
-        return
-    yield str(POSTGRES_URL)
-    engine = create_engine(str(POSTGRES_URL))
-    METADATA.drop_all(engine)
-    engine.dispose()
-
-
-@pytest.fixture
-def database(url: str) -> Iterator[Database]:
-    made = Database(url, METADATA)
+def database(database_url: str) -> Iterator[Database]:
+    made = Database(database_url, METADATA)
     made.open()
     yield made
     made.close()
@@ -80,7 +67,6 @@ async def behind_gate(database: Database) -> tuple[Gate, asyncio.Task[None]]:
     return gate, held
 
 
-@pytest.mark.parametrize("url", ON_BOTH, indirect=True)
 async def test_a_failing_unit_of_work_undoes_itself_and_nobody_else(database: Database):
     def fail_after_writing(tx: Transaction) -> None:
         add(tx, "half")
@@ -108,10 +94,9 @@ async def test_a_failing_unit_of_work_undoes_itself_and_nobody_else(database: Da
     assert sorted(await database.read(words)) == ["one", "two"]
 
 
-@pytest.mark.parametrize("url", ON_BOTH, indirect=True)
-async def test_what_was_awaited_is_durable_and_seen_by_another_connection(database: Database, url: str):
+async def test_what_was_awaited_is_durable_and_seen_by_another_connection(database: Database, database_url: str):
     def seen() -> list[str]:
-        engine = create_engine(url)
+        engine = create_engine(database_url)
         with Session(engine) as session:
             found = words(session)
         engine.dispose()
@@ -122,13 +107,13 @@ async def test_what_was_awaited_is_durable_and_seen_by_another_connection(databa
     assert sorted(await asyncio.to_thread(seen)) == sorted(f"w{n}" for n in range(120))
 
 
+@ON_SQLITE
 async def test_units_of_work_are_applied_in_the_order_they_were_handed_in(database: Database):
     await asyncio.gather(*(database.write(lambda tx, n=n: add(tx, f"w{n:03}")) for n in range(300)))
 
     assert await database.read(words) == [f"w{n:03}" for n in range(300)]
 
 
-@pytest.mark.parametrize("url", ON_BOTH, indirect=True)
 async def test_a_write_is_seen_by_the_next_read_and_the_next_write(database: Database):
     for n in range(20):
         await database.write(lambda tx, n=n: add(tx, f"w{n}"))
@@ -136,6 +121,7 @@ async def test_a_write_is_seen_by_the_next_read_and_the_next_write(database: Dat
         assert len(await database.write(lambda tx: words(tx.session))) == n + 1
 
 
+@ON_SQLITE
 async def test_a_unit_of_a_group_sees_what_the_units_before_it_wrote(database: Database):
     gate, held = await behind_gate(database)
     first = asyncio.create_task(database.write(lambda tx: add(tx, "one")))
@@ -146,6 +132,7 @@ async def test_a_unit_of_a_group_sees_what_the_units_before_it_wrote(database: D
     assert await asyncio.gather(held, first, second) == [None, "one", ["one"]]
 
 
+@ON_SQLITE
 async def test_a_caller_that_is_cancelled_while_waiting_takes_nobody_down(database: Database):
     gate, held = await behind_gate(database)
     gone = asyncio.create_task(database.write(lambda tx: add(tx, "gone")))
@@ -163,6 +150,7 @@ async def test_a_caller_that_is_cancelled_while_waiting_takes_nobody_down(databa
     assert await database.read(words) == ["stays", "later"]
 
 
+@ON_SQLITE
 async def test_a_caller_that_is_cancelled_while_its_work_runs_takes_nobody_down(database: Database):
     gate, held = await behind_gate(database)
 
@@ -173,7 +161,6 @@ async def test_a_caller_that_is_cancelled_while_its_work_runs_takes_nobody_down(
     assert await database.write(lambda tx: add(tx, "later")) == "later"
 
 
-@pytest.mark.parametrize("url", ON_BOTH, indirect=True)
 async def test_what_fails_after_the_commit_harms_neither_the_answer_nor_the_next_write(
     database: Database, caplog: pytest.LogCaptureFixture
 ):
@@ -190,6 +177,7 @@ async def test_what_fails_after_the_commit_harms_neither_the_answer_nor_the_next
     assert "after_commit_failed" in caplog.text
 
 
+@ON_SQLITE
 async def test_when_sqlite_ends_the_transaction_by_itself_everybody_in_the_group_hears_of_it(database: Database):
     def lose_everything(tx: Transaction) -> None:  # what SQLite may do when the disk is full
         tx.session.connection().exec_driver_sql("ROLLBACK")
@@ -207,7 +195,6 @@ async def test_when_sqlite_ends_the_transaction_by_itself_everybody_in_the_group
     assert await database.write(lambda tx: add(tx, "later")) == "later"
 
 
-@pytest.mark.parametrize("url", ON_BOTH, indirect=True)
 async def test_nothing_is_run_before_the_commit_of_a_unit_that_failed(database: Database):
     ran: list[str] = []
 
@@ -224,8 +211,9 @@ async def test_nothing_is_run_before_the_commit_of_a_unit_that_failed(database: 
     assert ran == ["before good", "after good"]
 
 
-async def test_closing_finishes_what_was_handed_in_and_refuses_the_rest(url: str):
-    database = Database(url, METADATA)
+@ON_SQLITE
+async def test_closing_finishes_what_was_handed_in_and_refuses_the_rest(database_url: str):
+    database = Database(database_url, METADATA)
     database.open()
     gate, held = await behind_gate(database)
     waiting = asyncio.create_task(database.write(lambda tx: add(tx, "in time")))
@@ -242,10 +230,9 @@ async def test_closing_finishes_what_was_handed_in_and_refuses_the_rest(url: str
     await asyncio.gather(held, closing)
 
 
-@pytest.mark.skipif(not POSTGRES_URL, reason="no Postgres named")
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
-async def test_of_two_processes_one_is_alone_and_the_lock_outlives_awaits(database: Database, url: str):
-    other = Database(url, METADATA)
+@ON_POSTGRES
+async def test_of_two_processes_one_is_alone_and_the_lock_outlives_awaits(database: Database, database_url: str):
+    other = Database(database_url, METADATA)
     other.open()
     try:
         async with database.alone(7) as first:
@@ -258,8 +245,7 @@ async def test_of_two_processes_one_is_alone_and_the_lock_outlives_awaits(databa
         other.close()
 
 
-@pytest.mark.skipif(not POSTGRES_URL, reason="no Postgres named")
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+@ON_POSTGRES
 async def test_a_lock_is_given_back_by_a_caller_that_was_cancelled(database: Database):
     async def hold(entered: asyncio.Event) -> None:
         async with database.alone(7):
@@ -277,8 +263,7 @@ async def test_a_lock_is_given_back_by_a_caller_that_was_cancelled(database: Dat
             assert free
 
 
-@pytest.mark.skipif(not POSTGRES_URL, reason="no Postgres named")
-@pytest.mark.parametrize("url", ["postgres"], indirect=True)
+@ON_POSTGRES
 async def test_a_lock_whose_connection_was_cut_is_free_again(database: Database):
     cut = text(
         "select pg_terminate_backend(pid) from pg_locks where locktype = 'advisory' and objid = 7 and classid = 0"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Iterator
@@ -14,7 +13,6 @@ from pathlib import Path
 import nats
 import pytest
 from nats.aio.client import Client
-from sqlalchemy import create_engine
 from sqlmodel import col, select
 
 from finery_contracts.access import ProjectCreated, ProjectView
@@ -29,10 +27,8 @@ from finery_kit.db import Database, Transaction
 from finery_kit.delivery import DELIVERY_METADATA, OutboxRow, Relay, emit, events_since
 from finery_kit.nats_server import nats_binary
 from finery_kit.ports import free_port
+from finery_kit.postgres_server import PostgresServer
 from finery_kit.testing import nats_server
-
-POSTGRES_URL = os.environ.get("FINERY_TEST_POSTGRES_URL")
-needs_postgres = pytest.mark.skipif(not POSTGRES_URL, reason="no Postgres named")
 
 
 class Broker:
@@ -69,8 +65,8 @@ def shared_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture
-def database(tmp_path: Path) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'test.sqlite'}", DELIVERY_METADATA)
+def database(database_url: str) -> Iterator[Database]:
+    made = Database(database_url, DELIVERY_METADATA)
     made.open()
     yield made
     made.close()
@@ -322,19 +318,16 @@ async def test_the_log_of_a_project_is_read_from_a_place_on(database: Database):
 
 
 @pytest.fixture
-def replicas() -> Iterator[tuple[Database, Database]]:
-    made = (Database(str(POSTGRES_URL), DELIVERY_METADATA), Database(str(POSTGRES_URL), DELIVERY_METADATA))
-    for database in made:
-        database.open()
-    yield made
-    for database in made:
-        database.close()
-    engine = create_engine(str(POSTGRES_URL))
-    DELIVERY_METADATA.drop_all(engine)
-    engine.dispose()
+def replicas(postgres: PostgresServer) -> Iterator[tuple[Database, Database]]:
+    with postgres.fresh() as url:
+        made = (Database(url, DELIVERY_METADATA), Database(url, DELIVERY_METADATA))
+        for database in made:
+            database.open()
+        yield made
+        for database in made:
+            database.close()
 
 
-@needs_postgres
 async def test_of_two_relays_one_publishes_while_the_other_waits(
     replicas: tuple[Database, Database], client: Client, monkeypatch: pytest.MonkeyPatch
 ):
@@ -361,7 +354,6 @@ async def test_of_two_relays_one_publishes_while_the_other_waits(
     assert [project for project, _, _ in await stored(client)] == [f"proj_{n}" for n in range(10)]
 
 
-@needs_postgres
 async def test_a_later_fact_is_never_visible_before_an_earlier_one(replicas: tuple[Database, Database]):
     one, two = replicas
     held, go_on = threading.Event(), threading.Event()

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import pytest
 import pytest_asyncio
@@ -29,8 +28,8 @@ def clock() -> VirtualClock:
 
 
 @pytest_asyncio.fixture
-async def database(tmp_path: Path, clock: VirtualClock) -> AsyncIterator[Database]:
-    opened = Database(f"sqlite:///{tmp_path / 'k.sqlite'}", DELIVERY_METADATA, clock=clock)
+async def database(database_url: str, clock: VirtualClock) -> AsyncIterator[Database]:
+    opened = Database(database_url, DELIVERY_METADATA, clock=clock)
     opened.open()
     yield opened
     opened.close()

@@ -24,7 +24,7 @@ def broker(tmp_path: Path) -> Iterator[str]:
 
 
 @pytest_asyncio.fixture
-async def bench(tmp_path: Path, broker: str) -> AsyncIterator[Bench]:
+async def bench(tmp_path: Path, broker: str, service_database: str) -> AsyncIterator[Bench]:
     client = await nats.connect(broker)
     await bus_init(client)
     home = tmp_path / "home"

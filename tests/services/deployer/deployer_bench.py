@@ -169,8 +169,8 @@ class Bench:
         return await service.database.read(lambda s: list(s.exec(select(InstanceRow).order_by("id"))))
 
     def open_database(self) -> Database:
-        """The deployer's file, opened beside it."""
-        database = Database(f"sqlite:///{self.home / 'db' / 'deployer.sqlite'}", DELIVERY_METADATA)
+        """The deployer's database, opened beside it."""
+        database = Database(DeployerSettings(home=self.home).database_for("deployer"), DELIVERY_METADATA)
         database.open()
         return database
 

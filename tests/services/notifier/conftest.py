@@ -16,6 +16,6 @@ async def sink() -> AsyncIterator[Sink]:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path) -> AsyncIterator[Rig]:
+async def rig(tmp_path: Path, service_database: str) -> AsyncIterator[Rig]:
     async with notifier_rig(tmp_path, VirtualClock()) as made:
         yield made

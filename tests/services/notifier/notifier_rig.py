@@ -34,6 +34,7 @@ from finery_notifier.adapters import WebhookMail
 from finery_notifier.app import FACTS, store_fact
 from finery_notifier.courier import Courier, Mail
 from finery_notifier.requests import Desk
+from finery_notifier.settings import NotifierSettings
 from finery_notifier.store import NOTIFIER_METADATA
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -163,9 +164,10 @@ async def notifier_rig(
     *,
     mail: Mail | None = None,
     lookup: Lookup = system_lookup,
-    url: str | None = None,
 ) -> AsyncIterator[Rig]:
-    database = Database(url or f"sqlite:///{folder / 'n.sqlite'}", NOTIFIER_METADATA, DELIVERY_METADATA, clock=clock)
+    database = Database(
+        NotifierSettings(home=folder).database_for("notifier"), NOTIFIER_METADATA, DELIVERY_METADATA, clock=clock
+    )
     database.open()
     real = WebhookMail(allow=LOOPBACK, timeout_s=2, lookup=lookup)
     await real.open()

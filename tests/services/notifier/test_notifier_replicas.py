@@ -20,6 +20,8 @@ from finery_notifier.store import DeliveryRow
 
 OPS = NotifyChoice(topic="ops")
 
+pytestmark = pytest.mark.usefixtures("service_database")
+
 
 class FakeMail:
     """Says 200 to everything; endpoints in ``hanging`` answer when released."""

@@ -10,7 +10,7 @@ from studio_rig import Rig, studio_rig
 
 
 @pytest_asyncio.fixture
-async def studio(tmp_path: Path) -> AsyncIterator[Rig]:
-    rig = await studio_rig(tmp_path)
+async def studio(tmp_path: Path, database_url: str) -> AsyncIterator[Rig]:
+    rig = await studio_rig(tmp_path, database_url=database_url)
     yield rig
     rig.studio.database.close()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -65,10 +64,9 @@ def clock() -> VirtualClock:
 
 
 @pytest.fixture
-async def rig(tmp_path: Path, clock: VirtualClock) -> AsyncIterator[Rig]:
+async def rig(database_url: str, clock: VirtualClock) -> AsyncIterator[Rig]:
     """A fresh database."""
-    url = f"sqlite:///{tmp_path / 'studio.sqlite'}"
-    database = Database(url, STUDIO_METADATA, DELIVERY_METADATA, clock=clock)
+    database = Database(database_url, STUDIO_METADATA, DELIVERY_METADATA, clock=clock)
     database.open()
     outcomes: Any = dict.fromkeys(TaskKind, lambda tx, task: {})
     yield Rig(database, TaskDesk(database, SPECS, outcomes, 3, HangRule(20, 60), lambda: None, lambda: None))
