@@ -20,7 +20,6 @@ from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 from finery_contracts.errors import Unavailable
 
@@ -140,9 +139,10 @@ class _Place:
         command = [str(self.binaries / "postgres"), "-D", str(self.data)]
         command += [part for name, value in options.items() for part in ("-c", f"{name}={value}")]
         with (self.folder / "log").open("wb") as log:
-            process: subprocess.Popen[bytes] = subprocess.Popen(
-                command, stdout=log, stderr=log, preexec_fn=_die_with_parent, **self._as_owner()
-            )
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=self.folder, user=self._user,
+                group=self._group, extra_groups=self._groups, preexec_fn=_die_with_parent,
+            )  # fmt: skip
         until = time.monotonic() + 60
         while not self._answers():
             if process.poll() is not None or time.monotonic() > until:
@@ -159,15 +159,21 @@ class _Place:
 
     def _run(self, program: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(program), *arguments], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False,
-            **self._as_owner(),
+            [str(program), *arguments], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, check=False, cwd=self.folder, user=self._user, group=self._group, extra_groups=self._groups,
         )  # fmt: skip
 
-    def _as_owner(self) -> Any:
-        told: dict[str, Any] = {"cwd": self.folder, "stdin": subprocess.DEVNULL}
-        if self.owner is not None:
-            told |= {"user": self.owner.pw_uid, "group": self.owner.pw_gid, "extra_groups": []}
-        return told
+    @property
+    def _user(self) -> int | None:
+        return self.owner.pw_uid if self.owner else None
+
+    @property
+    def _group(self) -> int | None:
+        return self.owner.pw_gid if self.owner else None
+
+    @property
+    def _groups(self) -> list[str | int] | None:
+        return [] if self.owner else None
 
 
 def _binaries(place: _Place) -> Path:
