@@ -9,15 +9,21 @@ from typing import Any
 from pydantic import BaseModel
 
 from finery_billing_meter.adapters import load_prices
+from finery_billing_meter.alarms import Alarm, Alarms
+from finery_billing_meter.deadlines import handlers as deadlines
+from finery_billing_meter.deadlines import store as live
+from finery_billing_meter.deadlines.handlers import follow
 from finery_billing_meter.desk import Desk
 from finery_billing_meter.ledger import bill
 from finery_billing_meter.ledger import requests as ledger
 from finery_billing_meter.ledger.handlers import charge
 from finery_billing_meter.ledger.store import BILLING_METADATA
+from finery_billing_meter.packages import handlers as package_handlers
 from finery_billing_meter.packages import requests as packages
+from finery_billing_meter.packages import store as package_store
 from finery_billing_meter.prices.domain import PriceBook
 from finery_billing_meter.settings import BillingMeterSettings
-from finery_contracts import billing
+from finery_contracts import billing, deployments, tasks
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.envelope import Event
 from finery_contracts.packages import OffersRequest, PackageRequest, PackagesRequest
@@ -34,11 +40,18 @@ from finery_kit.settings import SettingsError
 
 NAME = "billing-meter"
 
-ROUTES: dict[type[Event], Callable[..., object]] = {
-    TaskAttemptEnded: charge,
-    DeploymentInstanceEnded: charge,
-    UsageRecorded: charge,
-}
+CHARGED = (TaskAttemptEnded, DeploymentInstanceEnded, UsageRecorded)
+FOLLOWED = (
+    tasks.TaskCreated, tasks.TaskRunning, tasks.TaskAttemptEnded, tasks.TaskPaused, tasks.TaskResumed,
+    tasks.TaskSucceeded, tasks.TaskFailed, tasks.TaskTerminated, tasks.TaskDeleted,
+    deployments.DeploymentDeploying, deployments.DeploymentRunning, deployments.DeploymentStopping,
+    deployments.DeploymentStopped, deployments.DeploymentFailed, deployments.DeploymentDeleted,
+    deployments.DeploymentInstanceEnded,
+)  # fmt: skip
+ROUTES: dict[type[Event], Callable[..., object]] = {}
+ROUTES.update(dict.fromkeys(FOLLOWED, follow))
+ROUTES.update(dict.fromkeys(CHARGED, charge))
+ALARMS = [Alarm(live.next_at, deadlines.ring), Alarm(package_store.next_end, package_handlers.expire)]
 
 Answer = Callable[[Desk, Any], Awaitable[BaseModel]]
 REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {
@@ -60,8 +73,15 @@ def build(settings: BillingMeterSettings) -> Service:
     book = PriceBook(load_prices(settings.prices_file))
     database = Database(settings.database_for(NAME), BILLING_METADATA, DELIVERY_METADATA)
     service = Service(NAME, settings, database)
-    desk = Desk(database, book, service.wake_relay)
-    listen_in_batches(service, Durable.BILLING_METER, routes(book), after=service.wake_relay)
+    alarms = Alarms(database, ALARMS, service.wake_relay)
+
+    def wake() -> None:
+        service.wake_relay()
+        alarms.wake()
+
+    desk = Desk(database, book, wake)
+    listen_in_batches(service, Durable.BILLING_METER, routes(book), after=wake)
+    service.loops.append(alarms.run)
     answer_requests(
         service.broker, NAME, {verb: Rpc(body, partial(answer, desk)) for verb, (body, answer) in REQUESTS.items()}
     )
@@ -73,7 +93,12 @@ def routes(book: PriceBook) -> HotRoutes:
     """ROUTES with the prices they charge by. Neighbours are taken together, whatever they are."""
 
     def hear(tx: Transaction, events: list[Event]) -> None:
-        charge(tx, events, book=book)
+        used = [event for event in events if isinstance(event, CHARGED)]
+        if used:
+            charge(tx, used, book=book)
+        lives = [event for event in events if isinstance(event, FOLLOWED)]
+        if lives:
+            follow(tx, lives)
 
     together = Together(hear)
     return dict.fromkeys(ROUTES, together)

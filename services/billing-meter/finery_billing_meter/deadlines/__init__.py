@@ -1,0 +1,1 @@
+"""Auto-stop: what runs, since when, and how long it still may."""
