@@ -96,7 +96,12 @@ def parse_event(body: bytes) -> Event:
 
 def parse_said(subject: str, body: bytes) -> Event:
     """The event in these bytes, found by the subject it was said on: they are read once. Raises as ``parse_event``."""
-    model = _BY_PLACE.get(_place(subject))
+    return parse_at(place_of(subject), body)
+
+
+def parse_at(place: str, body: bytes) -> Event:
+    """The same, for whoever has looked at the subject already."""
+    model = _BY_PLACE.get(place)
     if model is not None:
         try:
             event = model.model_validate_json(body)
@@ -107,7 +112,7 @@ def parse_said(subject: str, body: bytes) -> Event:
     return parse_event(body)
 
 
-def _place(subject: str) -> str:
+def place_of(subject: str) -> str:
     """``finery.evt.<project>.<noun>.<id>.<fact>`` → ``<noun>.<fact>``."""
     tokens = subject.split(".")
     return f"{tokens[3]}.{tokens[5]}" if len(tokens) == 6 else ""
@@ -116,4 +121,4 @@ def _place(subject: str) -> str:
 _OBJECT = TypeAdapter(dict[str, Any])
 _BY_PLACE = {f"{event.NOUN}.{event.FACT}": event for event in EVENTS.values()}
 
-__all__ = ["EVENTS", "UnknownEventType", "ValidationError", "parse_event", "parse_said"]
+__all__ = ["EVENTS", "UnknownEventType", "ValidationError", "parse_at", "parse_event", "parse_said", "place_of"]

@@ -24,7 +24,7 @@ from finery_contracts import inbound, jobs, notifications, work
 from finery_contracts.compatibility import incompatibilities
 from finery_contracts.envelope import Event
 from finery_contracts.registry import EVENTS
-from finery_contracts.streams import DAY_S, STREAMS, ConsumerSpec, StreamSpec
+from finery_contracts.streams import DAY_S, STREAMS, ConsumerSpec, StreamSpec, covers
 
 DIALECT = GenerateJsonSchema.schema_dialect
 NOT_ON_THE_BUS = (notifications.SubscriptionConfirmation,)
@@ -104,17 +104,6 @@ def heard_by(kind: type[Event]) -> list[str]:
         for consumer in stream.consumers
         if any(covers(pattern, subject) for pattern in consumer.filters)
     ]
-
-
-def covers(pattern: str, subject: str) -> bool:
-    """True when every subject that ``subject`` stands for also matches ``pattern`` (NATS wildcards ``*`` and ``>``)."""
-    wanted, given = pattern.split("."), subject.split(".")
-    for place, token in enumerate(wanted):
-        if token == ">":
-            return len(given) > place
-        if place >= len(given) or given[place] == ">" or token not in ("*", given[place]):
-            return False
-    return len(wanted) == len(given)
 
 
 def documents(contracts: Path) -> Documents:

@@ -26,7 +26,7 @@ from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody, FineryError, InvalidRequest, TooLarge, Unavailable, error_of
 from finery_contracts.model import Record
 from finery_contracts.registry import UnknownEventType, parse_said
-from finery_contracts.streams import EVENTS, MAX_MESSAGE_BYTES, rpc_subject
+from finery_contracts.streams import EVENTS, MAX_MESSAGE_BYTES, consumer_of, rpc_subject
 from finery_kit.db import Database, Transaction
 from finery_kit.dead import subject_of
 from finery_kit.idempotency import Asked, digest_of
@@ -135,8 +135,13 @@ def subscribe_pull(
 ) -> None:
     """A pull subscriber on a consumer that ``bus_init`` made; what raises is dealt with in ``redelivery``."""
 
+    spec = consumer_of(durable)
+
     async def guarded(body: bytes, msg: NatsMessage) -> None:
         raw = msg.raw_message
+        if spec is not None and not spec[1].hears(raw.subject):
+            await raw.ack()
+            return
         await attend(broker.connection, raw, durable, partial(handler, body, msg))
 
     broker.subscriber(

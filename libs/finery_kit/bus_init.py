@@ -89,13 +89,14 @@ async def _stream(jetstream: JetStreamContext, spec: StreamSpec) -> None:
 
 
 async def _consumer(jetstream: JetStreamContext, stream: str, spec: ConsumerSpec) -> None:
-    single = spec.filters[0] if len(spec.filters) == 1 else None
+    filters = () if spec.unfiltered else spec.filters
+    single = filters[0] if len(filters) == 1 else None
     await jetstream.add_consumer(
         stream,
         ConsumerConfig(
             durable_name=spec.durable,
             filter_subject=single,
-            filter_subjects=None if single else list(spec.filters),
+            filter_subjects=list(filters) if len(filters) > 1 else None,
             ack_policy=AckPolicy.EXPLICIT,
             ack_wait=spec.ack_wait_s,
             max_deliver=spec.max_deliver,

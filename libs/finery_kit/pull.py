@@ -23,6 +23,7 @@ from nats.aio.subscription import Subscription
 log = logging.getLogger("finery.bus")
 EXPIRES_S = 20.0
 LOOK_S = 1.0
+GATHER_S = 0.02
 BREATHE_S = 0.5
 _ENDED = {"404", "408"}  # no messages, request expired: nothing is wrong
 _HEARTBEAT = "100"
@@ -60,12 +61,23 @@ class Pull:
         while True:
             await self._ask()
             if self.waiting:
+                await self._gather()
                 arrived, self.waiting = self.waiting, []
                 return arrived
-            self._news.clear()
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_S):
-                    await self._news.wait()
+            await self._until_news(LOOK_S)
+
+    async def _gather(self) -> None:
+        """While the server has more and it keeps coming: committing few costs what committing many does."""
+        while self._asked > 0 and len(self.waiting) < self._batch and _left_behind(self.waiting[-1]):
+            if not await self._until_news(GATHER_S):
+                return
+
+    async def _until_news(self, limit_s: float) -> bool:
+        self._news.clear()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                await self._news.wait()
+        return self._news.is_set()
 
     async def _ask(self) -> None:
         """See that a request stands; after a reconnect, or when the server fell silent, the last one does not."""
@@ -95,3 +107,8 @@ class Pull:
             if self._breathe:
                 log.warning("pull_refused", extra={"subject": self._subject, "status": status})
         self._news.set()
+
+
+def _left_behind(message: Msg) -> bool:
+    """Whether the server had more when it sent this one: the last token of where it is acknowledged says how much."""
+    return not message.reply.endswith(".0")
