@@ -239,58 +239,81 @@ async def test_two_replicas_say_it_once(rig: Rig):
 # --- meter, studio and worker with one virtual clock ------------------------------------------------------------------
 
 
+@dataclass
+class World:
+    """Meter, studio and a worker that asks every two seconds what to do; the meter wakes when it said it would."""
+
+    folder: Path
+    dice: random.Random
+    story: Story
+    clock: VirtualClock = field(default_factory=lambda: VirtualClock(AT))
+    heard: int = 0
+    said: list[Event] = field(default_factory=list[Event])
+    rig: Rig = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rig = _meter(self.folder, self.clock)
+
+    def pass_time(self, seconds: float) -> None:
+        self.clock.advance(seconds)
+        self.story.now = self.clock.now
+
+    async def attempt(self) -> None:
+        if self.story.task.phase == "paused":
+            self.story.resume()
+        self.story.claim()
+        preparing_s, ran_s = self.dice.uniform(0, 200), 0.0
+        self.pass_time(preparing_s)
+        self.story.report(preparing_s=preparing_s, running_s=0)
+        beat_s = self.dice.uniform(0.01, BEAT_S)
+        leaves_at_s, why = self.dice.uniform(1, self.story.limit_s or 0), self.dice.choice(["lost", "pause", "stay"])
+        while True:
+            next_at = await self.settle()
+            step_s = beat_s - ran_s
+            if next_at is not None and 0 < (next_at - self.clock.now).total_seconds() < step_s:
+                step_s = (next_at - self.clock.now).total_seconds()
+            ran_s += step_s
+            self.pass_time(step_s)
+            if ran_s < beat_s:
+                continue
+            beat_s += BEAT_S
+            if self.story.task.stop_reason is not None:
+                return self.story.report(preparing_s=preparing_s, running_s=ran_s, end=EndReason.TERMINATED)
+            if ran_s > leaves_at_s and why == "lost":
+                return self.story.report(preparing_s=preparing_s, running_s=ran_s, end=EndReason.LOST)
+            if ran_s > leaves_at_s and why == "pause":
+                self.story.stop(StopReason.PAUSE)
+
+    async def settle(self) -> datetime | None:
+        """What was said reaches the meter, what the meter says reaches studio; now and then the meter dies."""
+        if self.dice.random() < 0.05:
+            self.rig.database.close()
+            self.rig = _meter(self.folder, self.clock)
+        await self.rig.hear_all([event for event in self.story.said[self.heard :] if type(event).FACT in HEARD])
+        self.heard = len(self.story.said)
+        next_at = await alarms(self.rig).ring()
+        said = [parse_event(row.body) for row in await self.rig.said()]
+        if any(isinstance(event, AutoStopDue) for event in said[len(self.said) :]):
+            self.story.stop(StopReason.AUTO_STOP)
+        self.said = said
+        return next_at
+
+
 @pytest.mark.parametrize("seed", range(20))
 async def test_it_runs_at_most_one_heartbeat_too_long_through_restarts_pauses_and_losses(tmp_path: Path, seed: int):
-    dice, clock = random.Random(seed), VirtualClock(AT)
+    dice = random.Random(seed)
     limit_s = dice.choice([60, 90, 150])
-    story, heard, read = Story(limit_s=limit_s), 0, 0
-    rig = _meter(tmp_path, clock)
+    world = World(tmp_path, dice, Story(limit_s=limit_s))
 
-    while not story.task.state.ended:
-        story.now = clock.now = clock.now + timedelta(seconds=dice.uniform(0, 9999))  # it waits for a worker
-        if story.task.phase == "paused":
-            story.resume()
-        story.claim()
-        preparing_s, beat_s = dice.uniform(0, 200), dice.uniform(0, BEAT_S)
-        clock.now += timedelta(seconds=preparing_s)
-        story.now = clock.now
-        story.report(preparing_s=preparing_s, running_s=0)
-        leaves_at_s, why = dice.uniform(1, limit_s), dice.choice(["lost", "pause", "stay", "stay"])
-        begun = clock.now
-        while story.task.attempts[-1].state != "ended":
-            if dice.random() < 0.05:  # the meter dies and comes back
-                rig.database.close()
-                rig = _meter(tmp_path, clock)
-            await rig.hear_all([event for event in story.said[heard:] if type(event).FACT in HEARD])
-            heard = len(story.said)
-            next_at = await alarms(rig).ring()
-            said = [parse_event(row.body) for row in await rig.said()]
-            for event in said[read:]:
-                if isinstance(event, AutoStopDue):
-                    story.stop(StopReason.AUTO_STOP)
-            read = len(said)
-            # The worker asks every two seconds what to do; the meter wakes when it said it would.
-            ran_s = (clock.now - begun).total_seconds()
-            at_beat = abs((ran_s - beat_s) / BEAT_S - round((ran_s - beat_s) / BEAT_S)) < 1e-6
-            if at_beat and story.task.stop_reason is not None:
-                story.report(preparing_s=preparing_s, running_s=ran_s, end=EndReason.TERMINATED)
-                continue
-            if at_beat and ran_s > leaves_at_s and why == "lost":
-                story.report(preparing_s=preparing_s, running_s=ran_s, end=EndReason.LOST)
-                continue
-            if at_beat and ran_s > leaves_at_s and why == "pause":
-                story.stop(StopReason.PAUSE)
-            beats = int((ran_s - beat_s) / BEAT_S + 1e-6) + 1 if ran_s >= beat_s - 1e-6 else 0
-            clock.now = begun + timedelta(seconds=beat_s + beats * BEAT_S)
-            if next_at is not None and story.now < next_at < clock.now:
-                clock.now = next_at
-            story.now = clock.now
+    while not world.story.task.state.ended:
+        world.pass_time(dice.uniform(0, 9999))  # it waits for a worker
+        await world.attempt()
+    world.rig.database.close()
 
-    rig.database.close()
-    assert story.task.attempts[-1].reason is EndReason.AUTO_STOP
-    assert 0 <= story.task.running_s - limit_s <= BEAT_S + 1e-3
-    assert [type(event) for event in said if type(event).NOUN == "autostop"].count(AutoStopDue) == 1
-    assert any(isinstance(event, AutoStopWarned) for event in said)
+    assert world.story.task.attempts[-1].reason is EndReason.AUTO_STOP
+    assert 0 <= world.story.task.running_s - limit_s <= BEAT_S + 1e-3
+    assert [type(event) for event in world.said].count(AutoStopDue) == 1
+    assert any(isinstance(event, AutoStopWarned) for event in world.said)
 
 
 HEARD = {"created", "running", "attempt_ended", "paused", "resumed", "succeeded", "failed", "terminated"}
