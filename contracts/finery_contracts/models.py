@@ -39,6 +39,7 @@ class ModelView(Record):
     openai_name: str | None = Field(default=None, description="ft:<base>:<project>:<suffix>:<id>")
     published: bool = True
     expires_at: UtcTime | None = None
+    notices: list[int] = Field(default_factory=list[int], description="given so many days before ``expires_at``")
     weights: str | None = Field(default=None, description="store URL of the model folder")
     adapter: str | None = Field(default=None, description="store URL of the adapter folder")
     parameters: int = 0
@@ -80,6 +81,12 @@ class ModelPublished(ModelFact):
     """A tuned model is kept for good and can be named."""
 
     FACT = "published"
+
+
+class ModelExpiresSoon(ModelFact):
+    """A temporary model goes at ``expires_at``; publishing keeps it."""
+
+    FACT = "expires_soon"
 
 
 class ModelDeleted(ModelFact):

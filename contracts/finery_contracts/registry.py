@@ -49,6 +49,7 @@ EVENTS: dict[str, type[Event]] = {
         models.ModelReady,
         models.ModelInvalid,
         models.ModelPublished,
+        models.ModelExpiresSoon,
         models.ModelDeleted,
         deployments.DeploymentDeploying,
         deployments.DeploymentRunning,

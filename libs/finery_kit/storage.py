@@ -42,6 +42,12 @@ class Storage:
         path = self._resolve(url)
         return path if path.exists() else None
 
+    def place(self, url: str) -> Path:
+        """The local path of a URL that is to be written; its folder is there."""
+        path = self._resolve(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
     def path(self, url: str) -> Path:
         """The local path of a URL.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -22,7 +23,7 @@ from finery_contracts.model import Record
 from finery_contracts.streams import EVENTS, INBOUND, REPORTS, Durable
 from finery_contracts.work import ClaimRequest, HeartbeatRequest, Report
 from finery_kit.bus import Call, Rpc, answer_requests, ask, subscribe_pull
-from finery_kit.db import Database, Transaction
+from finery_kit.db import Database, Transaction, utc_now
 from finery_kit.delivery import DELIVERY_METADATA
 from finery_kit.home import operator_key
 from finery_kit.service import Service
@@ -62,9 +63,9 @@ DEFAULT_PROJECT = "default"
 class Studio:
     """The desks, wired together; ``app.py`` of every service has its counterpart."""
 
-    def __init__(self, settings: StudioSettings) -> None:
+    def __init__(self, settings: StudioSettings, *, clock: Callable[[], datetime] = utc_now) -> None:
         self.settings = settings
-        self.database = Database(settings.database_for(NAME), STUDIO_METADATA, DELIVERY_METADATA)
+        self.database = Database(settings.database_for(NAME), STUDIO_METADATA, DELIVERY_METADATA, clock=clock)
         self.service = Service(NAME, settings, self.database)
         self.storage = Storage(settings.store)
         self.keys = KeyDesk(settings.secret)
@@ -72,7 +73,7 @@ class Studio:
         self.specs: dict[TaskKind, SpecMaker] = {}
         self.outcomes: dict[TaskKind, Outcome] = {}
         self.models = ModelDesk(
-            load_gallery(settings.gallery_file), tuple(settings.allowed_roots), settings.temporary_model_days,
+            load_gallery(settings.gallery_file), tuple(settings.allowed_roots), settings.retention,
             self.specs,
         )  # fmt: skip
         self.tuning = TuningDesk(self.models)
@@ -82,7 +83,7 @@ class Studio:
             self.ring,
         )  # fmt: skip
         self.routes = {kind: partial(handler, desk=self.tasks) for kind, handler in ROUTES.items()}
-        self.loops = Loops(self.database, self.service, self.tasks, self.models, settings)
+        self.loops = Loops(self.database, self.service, self.tasks, self.models, settings, self.storage, clock)
         self._plug_in_kinds()
         self.web: WebServer | None = None
         self._ask = forward.Ask(self._send)

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from nats.errors import Error as NatsError
 
 from finery_contracts.streams import work_subject
-from finery_kit.db import Database
+from finery_kit.db import Database, utc_now
 from finery_kit.service import Loop, Service
+from finery_kit.storage import Storage
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.settings import StudioSettings
-from finery_studio.tasks import store
+from finery_studio.tasks import logs, store
 from finery_studio.tasks.handlers import TaskDesk
 
 RING_EVERY_S = 5.0
 LOOK_FOR_LOST_EVERY_S = 1.0
 EXPIRE_EVERY_S = 60.0
+LOCK_LOGS = 4251
 
 
 @dataclass
@@ -33,13 +37,15 @@ class Loops:
     tasks: TaskDesk
     models: ModelDesk
     settings: StudioSettings
+    storage: Storage
+    clock: Callable[[], datetime] = utc_now
     _bell: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = field(init=False, default=None)
 
     @property
     def all(self) -> list[Loop]:
         """In the order of their start."""
-        return [self.ring_loop, self.lost_loop, self.expire_loop]
+        return [self.ring_loop, self.lost_loop, self.expire_loop, self.logs_loop]
 
     def begin(self) -> None:
         """Remember the event loop that ``ring`` is to reach."""
@@ -68,10 +74,23 @@ class Loops:
                 await self.database.write(lambda tx: self.tasks.lose_silent(tx, self.settings.heartbeat_limit_s))
 
     async def expire_loop(self) -> None:
-        """Temporary models go when their time is over."""
+        """Temporary models go when their time is over; so does what nobody can ask for again."""
         while True:
             await self.database.write(self.models.expire)
+            await self.database.write(store.forget_claims)
             await asyncio.sleep(EXPIRE_EVERY_S)
+
+    async def logs_loop(self) -> None:
+        """Logs of ended tasks go to the archive, or away."""
+        days = self.settings.retention.logs_days
+        while True:
+            async with self.database.alone(LOCK_LOGS) as alone:
+                todo = await self.database.read(lambda s: logs.chores(s, self.clock(), days=days)) if alone else []
+                for chore in todo:
+                    await asyncio.to_thread(logs.carry_out, chore, self.storage)
+                    await self.database.write(lambda tx, done=chore: logs.settle(tx, done))
+            if not todo:
+                await asyncio.sleep(EXPIRE_EVERY_S)
 
     async def _on_the_bus(self) -> bool:
         """Asks the broker: a connection that hangs looks open for minutes."""

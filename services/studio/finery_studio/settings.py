@@ -23,7 +23,6 @@ class StudioSettings(Settings):
     hang_factor: float = Field(default=20.0, gt=1, description="a hang is suspected after this many median steps")
     hang_floor_s: float = Field(default=60.0, gt=0, description="and never sooner than this")
     max_attempts: int = Field(default=3, ge=1, le=100)
-    temporary_model_days: int = Field(default=15, ge=1)
     operator_key: str | None = Field(
         default=None, description="first key of the default project; default: home/api_key"
     )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ from finery_contracts.jobs import (
 from finery_contracts.models import ModelView
 from finery_contracts.tasks import EndReason, TaskView
 from finery_contracts.work import AttemptEnd, Claim, ClaimRequest, Report
+from finery_kit.db import utc_now
 from finery_kit.delivery import OutboxRow
 from finery_kit.storage import Blob
 from finery_studio.app import Studio
@@ -123,10 +126,10 @@ class Rig:
         return httpx.AsyncClient(transport=transport, base_url="http://studio", headers=headers)
 
 
-async def studio_rig(folder: Path, **settings: Any) -> Rig:
+async def studio_rig(folder: Path, *, clock: Callable[[], datetime] = utc_now, **settings: Any) -> Rig:
     """A studio whose other owners answer that nothing is deployed, unless the rig says so."""
     told = {"home": folder, "installation_secret": "ab" * 32, "operator_key": OPERATOR_KEY, **settings}
-    studio = Studio(StudioSettings(**told))
+    studio = Studio(StudioSettings(**told), clock=clock)
     studio.database.open()
     await studio.first_start()
     project = (await studio.database.read(project_store.projects))[0]

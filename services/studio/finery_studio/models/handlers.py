@@ -24,15 +24,17 @@ from finery_contracts.jobs import (
 from finery_contracts.models import (
     ModelCreated,
     ModelDeleted,
+    ModelExpiresSoon,
     ModelInvalid,
     ModelPublished,
     ModelReady,
     ModelState,
     ModelView,
 )
+from finery_contracts.retention import Retention
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
-from finery_studio.models import store
+from finery_studio.models import domain, store
 from finery_studio.models.gallery import GalleryEntry
 from finery_studio.models.requests import ImportRequest, NewModel, ValidateRequest, asked_for
 from finery_studio.models.sources import source_of
@@ -47,7 +49,7 @@ class ModelDesk:
 
     gallery: Mapping[str, GalleryEntry]
     allowed_roots: tuple[Path, ...]
-    temporary_days: int
+    retention: Retention
     specs: Mapping[TaskKind, SpecMaker]
 
     # --- import and validation ----------------------------------------------------------------------------------
@@ -175,7 +177,7 @@ class ModelDesk:
             gallery=base.gallery, base=base.id, weights=base.weights, adapter=f"{task.artefact}/out/adapter",
             openai_name=f"ft:{base.gallery or base.name}:{request['project_name']}:{suffix}:{short}",
             parameters=base.parameters, max_length=base.max_length, tasks=[task.id], published=publish,
-            expires_at=None if publish else tx.now + timedelta(days=self.temporary_days),
+            expires_at=None if publish else tx.now + timedelta(days=self.retention.temporary_model_days),
             lineage={k: request[k] for k in ("dataset", "validation") if request.get(k)} | {"task": task.id},
         )  # fmt: skip
         store.save(tx, view, ModelPublished if publish else ModelReady)
@@ -188,7 +190,7 @@ class ModelDesk:
             raise Conflict(f"model {view.name} is published already", code="already_published")
         if name is not None and store.find(tx.session, project, check_name(name, model=True)) is not None:
             raise Conflict(f"there is a model named {name} already", code="name_taken", param="name")
-        kept = store.changed(view, published=True, expires_at=None, name=name or view.name)
+        kept = store.changed(view, published=True, expires_at=None, notices=[], name=name or view.name)
         return store.save(tx, kept, ModelPublished)
 
     # --- use and removal ----------------------------------------------------------------------------------------
@@ -220,9 +222,16 @@ class ModelDesk:
         return store.save(tx, store.changed(view, state=ModelState.DELETED), ModelDeleted)
 
     def expire(self, tx: Transaction) -> None:
-        """Temporary models whose time is over are removed."""
-        for view in store.expired(tx.session, tx.now.isoformat()):
-            store.save(tx, store.changed(view, state=ModelState.DELETED), ModelDeleted)
+        """Temporary models go when their time is over, unless an unfinished task uses them; notices come before."""
+        days = self.retention.temporary_model_notice_days
+        for view in store.expiring(tx, within=timedelta(days=max(days, default=0))):
+            if domain.is_over(view, tx.now):
+                if not task_store.users_of(tx.session, view.project, view.id):
+                    store.save(tx, store.changed(view, state=ModelState.DELETED), ModelDeleted)
+                continue
+            given = domain.notices_due(view, days, tx.now)
+            if given:
+                store.save(tx, store.changed(view, notices=[*view.notices, *given]), ModelExpiresSoon)
 
     # --- below --------------------------------------------------------------------------------------------------
 

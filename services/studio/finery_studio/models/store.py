@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from sqlalchemy import Text
 from sqlmodel import Field, Session, col, or_, select
 
@@ -90,9 +92,10 @@ def built_on(session: Session, project: str, model_id: str) -> list[str]:
     return [view.name for view in views if view.base == model_id]
 
 
-def expired(session: Session, now: str) -> list[ModelView]:
-    """Temporary models whose time is over."""
+def expiring(tx: Transaction, *, within: timedelta) -> list[ModelView]:
+    """Temporary models whose time is over soon or already, kept from other writers."""
     query = select(ModelRow).where(
-        ModelRow.state != ModelState.DELETED, col(ModelRow.expires_at).is_not(None), col(ModelRow.expires_at) < now
-    )
-    return [ModelView.model_validate_json(row.view) for row in session.exec(query)]
+        ModelRow.state != ModelState.DELETED, col(ModelRow.expires_at).is_not(None),
+        col(ModelRow.expires_at) <= (tx.now + within).isoformat(),
+    )  # fmt: skip
+    return [ModelView.model_validate_json(row.view) for row in tx.session.exec(query.with_for_update())]

@@ -25,6 +25,7 @@ from finery_studio.events.streams import Stored
 from finery_studio.models.requests import ImportRequest, ValidateRequest
 from finery_studio.tasks import store
 from finery_studio.tasks.handlers import TaskDesk
+from finery_studio.tasks.logs import archived_lines, clear
 from finery_studio.tasks.moves import IllegalMove
 from finery_studio.tuning.handlers import EvaluateRequest, TuneRequest, TuningDesk
 
@@ -131,6 +132,8 @@ def routes(desk: TaskRoutes) -> APIRouter:
             return StreamingResponse(_follow(request, desk, actor, task.id, after), media_type="application/x-ndjson")
         stored = await desk.read_subject(LOGS.name, subject, after=after)
         lines = [{"seq": item.seq, **line} for item in stored for line in json.loads(item.body)]
+        if not lines and after == 0:
+            lines = await asyncio.to_thread(_archived, task, desk.storage)
         if search:
             lines = [line for line in lines if search.lower() in line["text"].lower()]
         return {"data": lines, "has_more": False, "next": stored[-1].seq if stored else after}
@@ -193,8 +196,15 @@ def _moves(router: APIRouter, desk: TaskRoutes, writer: Any) -> None:
             raise InvalidRequest(
                 "deleting a task cannot be undone: say confirm=DELETE", code="confirm_missing", param="confirm"
             )
-        await move(actor, task_id, "delete", desk.tasks.delete)
+        gone = await move(actor, task_id, "delete", desk.tasks.delete)
+        await asyncio.to_thread(clear, gone, desk.storage)
         return {"id": task_id, "deleted": True}
+
+
+def _archived(task: TaskView, storage: Storage) -> list[dict[str, Any]]:
+    ends = {attempt.number: (attempt.ended_at or task.created_at).isoformat() for attempt in task.attempts}
+    kept = archived_lines(task, storage)
+    return [{"seq": 0, "at": ends[number], "attempt": number, "text": line} for number, line in kept]
 
 
 async def _follow(request: Request, desk: TaskRoutes, actor: Actor, task_id: str, after: int) -> AsyncIterator[bytes]:

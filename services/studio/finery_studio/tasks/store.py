@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlalchemy import Text, delete
 from sqlmodel import Field, Session, col, or_, select
@@ -17,6 +17,8 @@ from finery_kit.delivery import emit
 from finery_studio.store import StudioTable
 from finery_studio.tasks.domain import claimable, has_live_attempt
 from finery_studio.tasks.moves import Decision
+
+CLAIMS_KEPT = timedelta(hours=1)
 
 
 class TaskRow(StudioTable, table=True):
@@ -38,6 +40,9 @@ class TaskRow(StudioTable, table=True):
     created_by: str
     created_at: str = Field(index=True)
     traceparent: str | None = None
+    ended_at: str | None = Field(default=None, index=True)
+    keep_logs: str | None = None
+    logs: str = Field(default="open", index=True)
     asked: str = Field(default="{}", sa_type=Text)
     spec: str | None = Field(default=None, sa_type=Text)
     view: str = Field(sa_type=Text)
@@ -119,6 +124,7 @@ def save(tx: Transaction, row: TaskRow, decision: Decision) -> TaskView:
     task, facts = decision
     row.state, row.claimable, row.attempt = str(task.state), claimable(task), len(task.attempts)
     row.live, row.priority, row.stop_reason = has_live_attempt(task), task.priority, task.stop_reason
+    row.ended_at, row.keep_logs = task.ended_at.isoformat() if task.ended_at else None, task.keep_logs
     row.view = task.model_dump_json()
     tx.session.add(row)
     for fact in facts:
@@ -147,6 +153,12 @@ def best_claimable(session: Session, kinds: Sequence[TaskKind], pool: str) -> Ta
         .with_for_update(skip_locked=True)
     )
     return session.exec(query).first()
+
+
+def forget_claims(tx: Transaction) -> None:
+    """Nobody asks for a claim again after minutes, and the spec in it is large."""
+    old = (tx.now - CLAIMS_KEPT).isoformat()
+    tx.session.execute(delete(ClaimRow).where(col(ClaimRow.created_at) < old))
 
 
 def waiting_bells(session: Session) -> list[tuple[str, str]]:
