@@ -1,4 +1,7 @@
-"""Notifications: topics, subscriptions and what became of deliveries."""
+"""Notifications: topics, subscriptions, what became of deliveries, and what was sent for billing to count.
+
+What people may ask of the notifier stands in ``notification_requests``.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,8 @@ from pydantic import Field
 from finery_contracts.envelope import Event
 from finery_contracts.model import Record, Request, UtcTime
 
-TOPIC_NAME = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,254}$"
+Channel = Literal["webhook", "email", "channel"]
+FilterValue = str | list[str]
 
 
 class SubscriptionState(StrEnum):
@@ -22,11 +26,12 @@ class SubscriptionState(StrEnum):
     UNSUBSCRIBED = "unsubscribed"
 
 
-class TopicRequest(Request):
-    """Make a topic."""
+class Template(Request):
+    """How a message reads: text with ``{{ data.name }}`` in it; for ``json`` the body is a document of such texts."""
 
-    name: str = Field(pattern=TOPIC_NAME)
-    description: str = Field(default="", max_length=256)
+    subject: str | None = Field(default=None, max_length=512, description="of e-mails")
+    body: str | None = Field(default=None, max_length=16_384)
+    format: Literal["text", "json"] = "text"
 
 
 class TopicView(Record):
@@ -37,31 +42,30 @@ class TopicView(Record):
     name: str
     description: str
     created_at: UtcTime
-
-
-class SubscriptionRequest(Request):
-    """Subscribe an endpoint to a topic."""
-
-    topic: str = Field(description="topic name or id")
-    kind: Literal["webhook"] = "webhook"
-    url: str = Field(max_length=2048)
-    events: list[str] = Field(default_factory=list, description="such as task.succeeded or task.*; empty: all")
-    description: str = Field(default="", max_length=256)
+    template: Template | None = None
 
 
 class SubscriptionView(Record):
-    """A subscription; ``secret`` is shown once, in the answer that made it."""
+    """A subscription; ``secret`` is shown once, in the answer that made it or rotated it."""
 
     id: str
     project: str
     topic: str
-    kind: Literal["webhook"] = "webhook"
-    url: str
+    kind: Channel = "webhook"
+    url: str = Field(description="where it goes: the endpoint, mailto:<address>, or channel:<name>")
     events: list[str]
+    filter: dict[str, FilterValue] = Field(default_factory=dict[str, FilterValue])
+    ordered: bool = False
+    template: Template | None = None
     description: str = ""
     state: SubscriptionState
+    why: str | None = Field(default=None, description="why it is disabled")
     version: int
+    created_by: str = ""
     created_at: UtcTime
+    confirmed_at: UtcTime | None = None
+    failing_since: UtcTime | None = Field(default=None, description="nothing was delivered since then, all failed")
+    backfill: Literal["asked", "running", "done"] | None = None
     secret: str | None = None
 
 
@@ -73,6 +77,7 @@ class DeliveryView(Record):
     subscription: str
     event: str
     event_type: str
+    event_time: UtcTime | None = None
     state: Literal["waiting", "delivered", "dead"]
     attempts: int
     next_attempt_at: UtcTime | None = None
@@ -81,13 +86,67 @@ class DeliveryView(Record):
     last_error: str | None = None
 
 
-class SubscriptionConfirmed(Event):
-    """The owner of an endpoint agreed to hear; facts go there from now on."""
+class DeliveryAttempt(Record):
+    """One try, as the delivery log keeps it; signatures, tokens and cookies are masked."""
+
+    number: int
+    at: UtcTime
+    duration_ms: float
+    request_headers: dict[str, str] = Field(default_factory=dict[str, str])
+    status: int | None = None
+    answer_headers: dict[str, str] = Field(default_factory=dict[str, str])
+    answer_body: str = Field(default="", description="the first 4 KiB")
+    error: str | None = None
+
+
+class DeliveryDetail(DeliveryView):
+    """A delivery with all that was tried; the body that was sent is the event's, or what the template made of it."""
+
+    size_bytes: int = 0
+    log: list[DeliveryAttempt] = Field(default_factory=list[DeliveryAttempt])
+
+
+class NotificationUsage(Record):
+    """What was delivered to a project through one channel in one hour; ``key`` stays the same when it is said again."""
+
+    key: str
+    project: str
+    channel: Channel
+    count: int
+    window_start: UtcTime
+    window_end: UtcTime
+
+
+class SubscriptionFact(Event):
+    """A fact about a subscription."""
 
     NOUN = "notification"
-    FACT = "subscription_confirmed"
     SAID_BY = "notifier"
     data: SubscriptionView
+
+
+class SubscriptionConfirmed(SubscriptionFact):
+    """The owner of an endpoint agreed to hear; facts go there from now on."""
+
+    FACT = "subscription_confirmed"
+
+
+class SubscriptionDisabled(SubscriptionFact):
+    """An endpoint failed for long or is gone: nothing goes there until somebody enables it. ``why`` says more."""
+
+    FACT = "subscription_disabled"
+
+
+class SubscriptionEnabled(SubscriptionFact):
+    """Somebody enabled a subscription again that was disabled."""
+
+    FACT = "subscription_enabled"
+
+
+class SubscriptionEnded(SubscriptionFact):
+    """Who received unsubscribed; nothing goes there any more."""
+
+    FACT = "subscription_ended"
 
 
 class DeliveryDied(Event):
@@ -99,6 +158,15 @@ class DeliveryDied(Event):
     data: DeliveryView
 
 
+class NotificationMetered(Event):
+    """How many notifications a project was delivered in an hour through a channel; billing counts this."""
+
+    NOUN = "notification"
+    FACT = "metered"
+    SAID_BY = "notifier"
+    data: NotificationUsage
+
+
 class SubscriptionConfirmationData(Record):
     """What an endpoint's owner needs to agree: opening ``confirm_url`` is enough."""
 
@@ -106,6 +174,7 @@ class SubscriptionConfirmationData(Record):
     topic: str
     confirm_url: str
     token: str
+    unsubscribe_url: str = ""
 
 
 class SubscriptionConfirmation(Event):
@@ -115,40 +184,6 @@ class SubscriptionConfirmation(Event):
     FACT = "confirmation"
     SAID_BY = "notifier"
     data: SubscriptionConfirmationData
-
-
-# --- requests to the notifier (finery.rpc.notifier.<verb>) ------------------------------------------------------------
-
-
-class PageRequest(Request):
-    """``topic.list`` and ``subscription.list``, oldest first: what comes after the id ``after``."""
-
-    after: str | None = None
-    limit: int = Field(default=20, ge=1, le=100)
-
-
-class DeliveriesRequest(PageRequest):
-    """``delivery.list``: the deliveries of one subscription, newest first."""
-
-    subscription: str = Field(description="subscription id")
-
-
-class TopicCommand(Request):
-    """``topic.delete``."""
-
-    topic: str = Field(description="topic id or name")
-
-
-class SubscriptionCommand(Request):
-    """``subscription.get`` and ``subscription.delete``."""
-
-    subscription: str = Field(description="subscription id")
-
-
-class ConfirmRequest(Request):
-    """``subscription.confirm``: needs no actor, the token is the right."""
-
-    token: str = Field(max_length=128)
 
 
 class TopicPage(Record):
@@ -173,3 +208,19 @@ class DeliveryPage(Record):
     data: list[DeliveryView]
     has_more: bool = False
     next: str | None = None
+
+
+class Redelivered(Record):
+    """How many deliveries are on their way again."""
+
+    count: int
+    has_more: bool = Field(default=False, description="ask again for the rest")
+
+
+class Unsubscribing(Record):
+    """What a person sees before unsubscribing."""
+
+    subscription: str
+    topic: str
+    to: str
+    state: SubscriptionState

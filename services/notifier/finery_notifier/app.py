@@ -10,7 +10,7 @@ from faststream.nats import NatsMessage
 from opentelemetry.trace import SpanKind
 from pydantic import BaseModel
 
-from finery_contracts import datasets, deployments, models, notifications, tasks
+from finery_contracts import datasets, deployments, models, notification_requests, tasks
 from finery_contracts.envelope import Event
 from finery_contracts.streams import EVENTS, Durable
 from finery_kit.bus import Rpc, answer_requests, apply_once, parse_or_none, subscribe_pull
@@ -57,15 +57,15 @@ FACTS = frozenset(handlers.fact_of(kind) for kind in ROUTES)
 
 Answer = Callable[[Desk, Any], Awaitable[BaseModel]]
 REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {
-    "topic.create": (notifications.TopicRequest, requests.create_topic),
-    "topic.list": (notifications.PageRequest, requests.list_topics),
-    "topic.delete": (notifications.TopicCommand, requests.delete_topic),
-    "subscription.create": (notifications.SubscriptionRequest, requests.create_subscription),
-    "subscription.list": (notifications.PageRequest, requests.list_subscriptions),
-    "subscription.get": (notifications.SubscriptionCommand, requests.get_subscription),
-    "subscription.delete": (notifications.SubscriptionCommand, requests.delete_subscription),
-    "subscription.confirm": (notifications.ConfirmRequest, requests.confirm_subscription),
-    "delivery.list": (notifications.DeliveriesRequest, requests.list_deliveries),
+    "topic.create": (notification_requests.TopicRequest, requests.create_topic),
+    "topic.list": (notification_requests.PageRequest, requests.list_topics),
+    "topic.delete": (notification_requests.TopicCommand, requests.delete_topic),
+    "subscription.create": (notification_requests.SubscriptionRequest, requests.create_subscription),
+    "subscription.list": (notification_requests.PageRequest, requests.list_subscriptions),
+    "subscription.get": (notification_requests.SubscriptionCommand, requests.get_subscription),
+    "subscription.delete": (notification_requests.SubscriptionCommand, requests.delete_subscription),
+    "subscription.confirm": (notification_requests.ConfirmRequest, requests.confirm_subscription),
+    "delivery.list": (notification_requests.DeliveriesRequest, requests.list_deliveries),
 }
 
 

@@ -18,21 +18,23 @@ from sqlalchemy.exc import IntegrityError
 
 from finery_contracts.errors import Conflict, NotFound
 from finery_contracts.ids import new_id
-from finery_contracts.notifications import (
+from finery_contracts.notification_requests import (
     ConfirmRequest,
     DeliveriesRequest,
-    DeliveryPage,
     PageRequest,
     SubscriptionCommand,
+    SubscriptionRequest,
+    TopicCommand,
+    TopicRequest,
+)
+from finery_contracts.notifications import (
+    DeliveryPage,
     SubscriptionConfirmation,
     SubscriptionConfirmationData,
     SubscriptionPage,
-    SubscriptionRequest,
     SubscriptionState,
     SubscriptionView,
-    TopicCommand,
     TopicPage,
-    TopicRequest,
     TopicView,
 )
 from finery_kit.bus import Call

@@ -14,7 +14,7 @@ from aiohttp import web
 from sqlmodel import select
 from standardwebhooks import Webhook
 
-from finery_contracts import notifications
+from finery_contracts import notification_requests, notifications
 from finery_contracts.access import Actor, Role
 from finery_contracts.datasets import DatasetFact, DatasetState, DatasetView
 from finery_contracts.deployments import DeploymentFact, DeploymentState, DeploymentView
@@ -123,11 +123,11 @@ class Rig:
         return await handler(self.desk, Call(body, actor(project), key))
 
     async def topic(self, name: str, *, project: str = "proj_1") -> notifications.TopicView:
-        return await self.ask("topic.create", notifications.TopicRequest(name=name), project=project)
+        return await self.ask("topic.create", notification_requests.TopicRequest(name=name), project=project)
 
     async def subscribe(self, sink: Sink, topic: str, *, events=(), project: str = "proj_1") -> SubscriptionView:
         """A pending subscription; the question was not sent yet."""
-        wanted = notifications.SubscriptionRequest(topic=topic, url=sink.url, events=list(events))
+        wanted = notification_requests.SubscriptionRequest(topic=topic, url=sink.url, events=list(events))
         return await self.ask("subscription.create", wanted, project=project)
 
     async def listener(self, sink: Sink, topic: str, *, events=(), project: str = "proj_1") -> SubscriptionView:
@@ -135,7 +135,7 @@ class Rig:
         made = await self.subscribe(sink, topic, events=events, project=project)
         await self.deliver()
         token = sink.posts[-1].json["data"]["token"]
-        await self.ask("subscription.confirm", notifications.ConfirmRequest(token=token))
+        await self.ask("subscription.confirm", notification_requests.ConfirmRequest(token=token))
         return made
 
     async def hear(self, event: Event) -> bool:
@@ -149,7 +149,7 @@ class Rig:
         return wait_s
 
     async def deliveries(self, subscription: str) -> list[notifications.DeliveryView]:
-        page = await self.ask("delivery.list", notifications.DeliveriesRequest(subscription=subscription))
+        page = await self.ask("delivery.list", notification_requests.DeliveriesRequest(subscription=subscription))
         return [delivery for delivery in page.data if "confirmation" not in delivery.event_type]
 
     async def said(self) -> list[str]:

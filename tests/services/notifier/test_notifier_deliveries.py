@@ -9,7 +9,7 @@ from notifier_rig import TRACEPARENT, Rig, Sink, fact, notifier_rig, sink_server
 from finery_contracts.deployments import DeploymentRunning
 from finery_contracts.envelope import Event
 from finery_contracts.models import ModelReady
-from finery_contracts.notifications import ConfirmRequest, SubscriptionCommand
+from finery_contracts.notification_requests import ConfirmRequest, SubscriptionCommand
 from finery_contracts.streams import EVENTS, Durable
 from finery_contracts.tasks import NotifyChoice, TaskFailed
 from finery_kit.testing import VirtualClock

@@ -9,7 +9,7 @@ from aiohttp import web
 from notifier_rig import LEASE_S, Rig, Sink, notifier_rig, sink_server, succeeded
 from sqlmodel import select
 
-from finery_contracts.notifications import SubscriptionCommand
+from finery_contracts.notification_requests import SubscriptionCommand
 from finery_contracts.tasks import NotifyChoice
 from finery_kit.db import Transaction
 from finery_kit.testing import VirtualClock

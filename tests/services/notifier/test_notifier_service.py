@@ -10,15 +10,8 @@ from notifier_rig import Heard, Sink, actor, fact, sink_server, verify
 
 from finery_contracts.errors import InvalidRequest
 from finery_contracts.ids import new_id
-from finery_contracts.notifications import (
-    ConfirmRequest,
-    PageRequest,
-    SubscriptionPage,
-    SubscriptionRequest,
-    SubscriptionView,
-    TopicRequest,
-    TopicView,
-)
+from finery_contracts.notification_requests import ConfirmRequest, PageRequest, SubscriptionRequest, TopicRequest
+from finery_contracts.notifications import SubscriptionPage, SubscriptionView, TopicView
 from finery_contracts.tasks import NotifyChoice, TaskSucceeded
 from finery_kit.bus import ask
 from finery_kit.bus_init import bus_init

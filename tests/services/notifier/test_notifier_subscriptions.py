@@ -8,15 +8,15 @@ from notifier_rig import Rig, Sink, fact, verify
 from sqlmodel import select
 
 from finery_contracts.errors import Conflict, InvalidRequest, NotFound, Unprocessable
-from finery_contracts.notifications import (
+from finery_contracts.notification_requests import (
     ConfirmRequest,
     PageRequest,
     SubscriptionCommand,
     SubscriptionRequest,
-    SubscriptionState,
     TopicCommand,
     TopicRequest,
 )
+from finery_contracts.notifications import SubscriptionState
 from finery_contracts.tasks import NotifyChoice, TaskSucceeded
 from finery_kit.delivery_tables import IdempotencyRow
 from finery_notifier.store import DeliveryRow, SubscriptionRow, TopicRow

@@ -10,7 +10,7 @@ from pydantic import BaseModel, RootModel
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import DeployCommand, DeploymentCommand, DeploymentView, DeployRequest
 from finery_contracts.errors import FineryError
-from finery_contracts.notifications import SubscriptionRequest, TopicRequest
+from finery_contracts.notification_requests import SubscriptionRequest, TopicRequest
 from finery_studio.edge.auth import Gate
 
 PageSize = Annotated[int, Query(ge=1, le=100)]
