@@ -19,6 +19,7 @@ import httpx
 from finery.resources.access import Keys, Projects
 from finery.resources.billing import Billing
 from finery.resources.datasets import Datasets
+from finery.resources.dead import Dead
 from finery.resources.deployments import Deployments
 from finery.resources.events import Events
 from finery.resources.models import Models
@@ -42,6 +43,7 @@ class Finery:
         self.topics = Topics(self._transport)
         self.subscriptions = Subscriptions(self._transport)
         self.events = Events(self._transport)
+        self.dead = Dead(self._transport)
         self.bill = Billing(self._transport)
         self.keys = Keys(self._transport)
         self.projects = Projects(self._transport)

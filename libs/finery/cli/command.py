@@ -119,30 +119,57 @@ def command(group: typer.Typer, name: str, *, example: str) -> Callable[[Callabl
     """Register ``function(shell, …)``: its own parameters, then connection and ``--json``."""
 
     def register(function: Callable[..., None]) -> Callable[..., None]:
-        @functools.wraps(function)
-        def run(*, url: str | None, api_key: str | None, home: Path, as_json: bool, **arguments: Any) -> None:
-            shell = Shell(as_json, url, api_key, home)
-            with errors_shown(as_json=as_json):
-                function(shell, **arguments)
-
-        own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
-        shared: dict[str, tuple[Any, Any, object]] = {
-            "url": (str | None, URL, None),
-            "api_key": (str | None, KEY, None),
-            "home": (Path, HOME, DEFAULT_HOME),
-            "as_json": (bool, JSON, False),
-        }
-        extra = [
-            inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default)
-            for key, (kind, option, default) in shared.items()
-        ]
-        keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-        vars(run)["__signature__"] = inspect.Signature([*keyword, *extra])
-        run.__annotations__ = {p.name: p.annotation for p in [*keyword, *extra]}
-        group.command(name, epilog=f"Example: {example}")(run)
+        group.command(name, epilog=f"Example: {example}")(_connected(function))
         return function
 
     return register
+
+
+def command_of_group(group: typer.Typer, *, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The same for what a group does when none of its commands is named."""
+
+    def register(function: Callable[..., None]) -> Callable[..., None]:
+        alone = _connected(function)
+
+        @functools.wraps(alone)
+        def run(*, ctx: typer.Context, **arguments: Any) -> None:
+            if ctx.invoked_subcommand is None:
+                alone(**arguments)
+
+        context = inspect.Parameter("ctx", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+        own = inspect.signature(alone).parameters.values()
+        vars(run)["__signature__"] = inspect.Signature([context, *own])
+        run.__annotations__ = {"ctx": typer.Context, **alone.__annotations__}
+        group.callback(invoke_without_command=True, epilog=f"Example: {example}")(run)
+        return function
+
+    return register
+
+
+def _connected(function: Callable[..., None]) -> Callable[..., None]:
+    """``function`` with the parameters that every command has."""
+
+    @functools.wraps(function)
+    def run(*, url: str | None, api_key: str | None, home: Path, as_json: bool, **arguments: Any) -> None:
+        shell = Shell(as_json, url, api_key, home)
+        with errors_shown(as_json=as_json):
+            function(shell, **arguments)
+
+    own = list(inspect.signature(function, eval_str=True).parameters.values())[1:]
+    shared: dict[str, tuple[Any, Any, object]] = {
+        "url": (str | None, URL, None),
+        "api_key": (str | None, KEY, None),
+        "home": (Path, HOME, DEFAULT_HOME),
+        "as_json": (bool, JSON, False),
+    }
+    extra = [
+        inspect.Parameter(key, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[kind, option], default=default)
+        for key, (kind, option, default) in shared.items()
+    ]
+    keyword = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    vars(run)["__signature__"] = inspect.Signature([*keyword, *extra])
+    run.__annotations__ = {p.name: p.annotation for p in [*keyword, *extra]}
+    return run
 
 
 class errors_shown:  # noqa: N801 - reads as a phrase where it is used

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
-from finery.cli.command import Columns, Shell, command
+from finery.cli import dead
+from finery.cli.command import Columns, Shell, command, command_of_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,6 +105,9 @@ def _answer(shell: Shell, client: OpenAI, history: list[dict[str, str]], options
 
 def register(app: typer.Typer) -> None:
     """Put these commands on the application."""
-    command(app, "events", example="finery events --follow")(events)
+    group = typer.Typer()
+    command_of_group(group, example="finery events --follow")(events)
+    group.add_typer(dead.group, name="dead")
+    app.add_typer(group, name="events")
     command(app, "logs", example="finery logs task_01k… --follow")(logs)
     command(app, "chat", example='finery chat ft:smollm2-135m-instruct:default:desk:0k3 "Where is my parcel?"')(chat)

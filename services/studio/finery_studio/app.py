@@ -35,6 +35,7 @@ from finery_studio.edge import forward
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.site import site
 from finery_studio.edge.web import TracedApp, WebServer
+from finery_studio.events import dead
 from finery_studio.events import handlers as event_handlers
 from finery_studio.events import http as event_http
 from finery_studio.events.streams import read_subject
@@ -209,6 +210,7 @@ class Studio:
             model_http.routes(models),
             model_http.openai_routes(models),
             event_http.routes(self.gate, self.database, self.settings.spans_file),
+            dead.routes(self.gate, lambda: self.service.jetstream),
             task_http.routes(self.task_routes),
             tuning_openai.routes(self.task_routes),
             forward.routes(self.gate, self._ask, self.resolve),
@@ -267,6 +269,7 @@ def build(settings: StudioSettings) -> Service:
     )
     for durable, (stream, subject, handler) in MESSAGES.items():
         subscribe_pull(service.broker, stream.name, subject, durable, partial(handler, studio))
+    dead.listen(service)
     service.before_start.append(studio.first_start)
     service.after_start.append(studio.open_web)
     service.loops += [studio.web_loop, *studio.loops.all]
