@@ -78,6 +78,41 @@ def terminate(shell: Shell, task: Task) -> None:
         shell.one(finery.tasks.terminate(task))
 
 
+@command(group, "pause", example="finery tasks pause task_01k…")
+def pause(shell: Shell, task: Task) -> None:
+    """Let a task rest; its last checkpoint is kept and nothing is billed."""
+    with shell.finery as finery:
+        shell.one(finery.tasks.pause(task))
+
+
+@command(group, "resume", example="finery tasks resume task_01k…")
+def resume(shell: Shell, task: Task) -> None:
+    """Let a paused task go on from its last checkpoint."""
+    with shell.finery as finery:
+        shell.one(finery.tasks.resume(task))
+
+
+@command(group, "settings", example="finery tasks settings task_01k… > tune.json")
+def settings(shell: Shell, task: Task) -> None:
+    """Print what a task was submitted with, as JSON to edit and submit."""
+    with shell.finery as finery:
+        found = finery.tasks.settings(task)
+    print(json.dumps(found, indent=None if shell.as_json else 2, ensure_ascii=False))
+
+
+@command(group, "copy", example="finery tasks copy task_01k… --set priority=80 --set 'options={\"epochs\": 2}'")
+def copy(
+    shell: Shell,
+    task: Task,
+    edits: Annotated[list[str] | None, typer.Option("--set", help="NAME=VALUE to replace; JSON or text.")] = None,
+    watch_it: Annotated[bool, typer.Option("--watch", help="Follow it to its end.")] = False,
+) -> None:
+    """Start a new task with the settings of another."""
+    with shell.finery as finery:
+        made = finery.tasks.copy(task, dict(map(_edit, edits or [])))
+    follow(shell, made.id) if watch_it else shell.one(made)
+
+
 @command(group, "delete", example="finery tasks delete task_01k… --confirm DELETE")
 def delete(
     shell: Shell, task: Task, confirm: Annotated[str, typer.Option(help="Say DELETE: it cannot be undone.")] = ""
@@ -151,6 +186,16 @@ def follow(shell: Shell, task_id: str) -> TaskView:
         done = finery.tasks.wait(task_id, on_progress=on_progress)
     shell.say(f"[green]{done.kind} {done.state}[/] {escape(str(done.result or ''))}")
     return done
+
+
+def _edit(text: str) -> tuple[str, object]:
+    name, equals, value = text.partition("=")
+    if not equals or not name:
+        raise UserMistake(f"--set {text}: say NAME=VALUE, such as priority=80")
+    try:
+        return name, json.loads(value)
+    except json.JSONDecodeError:
+        return name, value
 
 
 def spark(values: list[float]) -> str:

@@ -108,6 +108,22 @@ class Tasks:
         """Stop it; what was saved is kept."""
         return self._transport.view(TaskView, "POST", f"{PATH}/{task_id}/terminate")
 
+    def pause(self, task_id: str) -> TaskView:
+        """Let it rest; its last checkpoint is kept, nothing is billed meanwhile."""
+        return self._transport.view(TaskView, "POST", f"{PATH}/{task_id}/pause")
+
+    def resume(self, task_id: str) -> TaskView:
+        """Let a paused task go on from its last checkpoint."""
+        return self._transport.view(TaskView, "POST", f"{PATH}/{task_id}/resume")
+
+    def settings(self, task_id: str) -> dict[str, Any]:
+        """The body it was submitted with: what a copy begins from."""
+        return self._transport.send("GET", f"{PATH}/{task_id}/settings").json()
+
+    def copy(self, task_id: str, edits: Mapping[str, Any] | None = None) -> TaskView:
+        """A new task with the same settings, those in ``edits`` replaced; None takes one away."""
+        return self._transport.view(TaskView, "POST", f"{PATH}/{task_id}/copy", json=dict(edits or {}))
+
     def delete(self, task_id: str) -> None:
         """Remove an ended task. This cannot be undone."""
         self._transport.send("DELETE", f"{PATH}/{task_id}", params={"confirm": "DELETE"})
