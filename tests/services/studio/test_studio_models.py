@@ -140,7 +140,7 @@ async def test_an_unnamed_tuning_leaves_a_temporary_model_that_expires(studio: R
     assert (await studio.model(model.id)).state is ModelState.READY
     for _ in range(2):
         await expire(timedelta(days=15, seconds=1))
-    assert await studio.said(model.id) == ["model.ready", "model.deleted"]
+    assert await studio.said(model.id) == ["model.ready", "model.expires_soon", "model.deleted"]
     with pytest.raises(NotFound):
         await studio.model(model.id)
 

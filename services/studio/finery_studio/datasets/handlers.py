@@ -113,7 +113,7 @@ def ingest_spec(tx: Transaction, task: TaskView) -> IngestSpec:
 
 def on_ingest_ended(tx: Transaction, task: TaskView) -> dict[str, str]:
     """The dataset is ready, or rejected with the report."""
-    row = tx.session.get(store.DatasetRow, task.request["dataset"])
+    row = tx.session.get(store.DatasetRow, task.request["dataset"], with_for_update=True, populate_existing=True)
     if row is None or row.state != DatasetState.UPLOADED:
         return {}
     view = DatasetView.model_validate_json(row.view)
@@ -133,7 +133,7 @@ def on_ingest_ended(tx: Transaction, task: TaskView) -> dict[str, str]:
 
 def delete(tx: Transaction, project: str, ref: str) -> DatasetView:
     """It can no longer be named; refused while an unfinished task uses it."""
-    view = store.load(tx.session, project, ref)
+    view = store.mine(tx, project, ref)
     users = [task for task in task_store.users_of(tx.session, project, view.id) if task != view.task]
     if users:
         raise Conflict(

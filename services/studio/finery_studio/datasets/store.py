@@ -42,6 +42,13 @@ def load(session: Session, project: str, ref: str) -> DatasetView:
     return DatasetView.model_validate_json(row.view)
 
 
+def mine(tx: Transaction, project: str, ref: str) -> DatasetView:
+    """Like ``load``; kept from other writers until the transaction ends."""
+    found = load(tx.session, project, ref)
+    tx.session.get(DatasetRow, found.id, with_for_update=True, populate_existing=True)
+    return load(tx.session, project, found.id)
+
+
 def blob_of(session: Session, dataset_id: str) -> str:
     """Store URL of the bytes as they were uploaded."""
     row = session.get(DatasetRow, dataset_id)

@@ -121,7 +121,7 @@ class ModelDesk:
 
     def on_import_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
         """The weights are there, or not."""
-        view = self._current(tx, task.request["model"])
+        view = store.held(tx, task.request["model"])
         if view is None:
             return {}
         if task.state is not TaskState.SUCCEEDED or not isinstance(task.output, ImportOutput):
@@ -148,7 +148,7 @@ class ModelDesk:
 
     def on_validate_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
         """The model is ready or invalid, with all findings."""
-        view = self._current(tx, task.request["model"])
+        view = store.held(tx, task.request["model"])
         if view is None:
             return {}
         if task.state is TaskState.SUCCEEDED and isinstance(task.output, ValidateOutput):
@@ -185,7 +185,7 @@ class ModelDesk:
 
     def publish(self, tx: Transaction, project: str, ref: str, name: str | None) -> ModelView:
         """Keep a temporary model for good."""
-        view = store.load(tx.session, project, ref)
+        view = store.mine(tx, project, ref)
         if view.published:
             raise Conflict(f"model {view.name} is published already", code="already_published")
         if name is not None and store.find(tx.session, project, check_name(name, model=True)) is not None:
@@ -210,7 +210,7 @@ class ModelDesk:
 
     def delete(self, tx: Transaction, project: str, ref: str, served_by: list[str]) -> ModelView:
         """It can no longer be named (SPEC MO7); refused while something refers to it, with the names."""
-        view = store.load(tx.session, project, ref)
+        view = store.mine(tx, project, ref)
         users = task_store.users_of(tx.session, project, view.id)
         heirs = store.built_on(tx.session, project, view.id)
         refs = [*users, *heirs, *served_by]
@@ -234,10 +234,6 @@ class ModelDesk:
                 store.save(tx, store.changed(view, notices=[*view.notices, *given]), ModelExpiresSoon)
 
     # --- below --------------------------------------------------------------------------------------------------
-
-    def _current(self, tx: Transaction, model_id: str) -> ModelView | None:
-        row = tx.session.get(store.ModelRow, model_id)
-        return ModelView.model_validate_json(row.view) if row and row.state != ModelState.DELETED else None
 
     def _invalid(self, tx: Transaction, view: ModelView, task: TaskView) -> None:
         details = task.error.details if task.error else []

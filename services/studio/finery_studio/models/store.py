@@ -4,21 +4,27 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import Text
+from sqlalchemy import Index, Text, text
+from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, col, or_, select
 
 from finery_contracts.envelope import Event
-from finery_contracts.errors import NotFound
+from finery_contracts.errors import Conflict, NotFound
 from finery_contracts.models import ModelState, ModelView
 from finery_kit.db import Transaction
 from finery_kit.delivery import emit
 from finery_studio.store import StudioTable
+
+_LIVING = text("state <> 'deleted'")
 
 
 class ModelRow(StudioTable, table=True):
     """One model."""
 
     __tablename__ = "model"  # pyright: ignore[reportAssignmentType]
+    __table_args__ = (
+        Index("model_name_once", "project", "name", unique=True, sqlite_where=_LIVING, postgresql_where=_LIVING),
+    )
     id: str = Field(primary_key=True)
     project: str = Field(index=True)
     name: str = Field(index=True)
@@ -55,14 +61,33 @@ def load(session: Session, project: str, ref: str) -> ModelView:
     return found
 
 
+def mine(tx: Transaction, project: str, ref: str) -> ModelView:
+    """Like ``load``; kept from other writers until the transaction ends."""
+    held_view = held(tx, load(tx.session, project, ref).id)
+    return held_view or load(tx.session, project, ref)
+
+
+def held(tx: Transaction, model_id: str) -> ModelView | None:
+    """By id, unless it is deleted; kept from other writers until the transaction ends."""
+    row = tx.session.get(ModelRow, model_id, with_for_update=True, populate_existing=True)
+    return ModelView.model_validate_json(row.view) if row and row.state != ModelState.DELETED else None
+
+
 def save(tx: Transaction, view: ModelView, fact: type[Event]) -> ModelView:
-    """Store it and say so."""
+    """Store it and say so.
+
+    Raises:
+        Conflict: somebody else took the name in the same moment.
+    """
     row = tx.session.get(ModelRow, view.id) or ModelRow(id=view.id, project=view.project, name="", state="", view="")
     row.name, row.openai_name, row.state = view.name, view.openai_name, str(view.state)
     row.expires_at = view.expires_at.isoformat() if view.expires_at else None
     row.view = view.model_dump_json()
     tx.session.add(row)
-    tx.session.flush()
+    try:
+        tx.session.flush()
+    except IntegrityError as fault:
+        raise Conflict(f"there is a model named {view.name} already", code="name_taken", param="name") from fault
     emit(tx, fact, view.id, project=view.project, version=view.version, data=view)
     return view
 
