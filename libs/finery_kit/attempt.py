@@ -118,7 +118,7 @@ class Attempt:
 
     async def _heartbeat(self) -> None:
         heard_at = time.monotonic()
-        while True:
+        while not self._ended:  # before Python 3.12 wait_for, which nats-py uses, can lose a cancellation
             answer = await self._beat()
             if answer is not None:
                 heard_at = time.monotonic()
