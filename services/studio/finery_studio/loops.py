@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from nats.errors import Error as NatsError
-
 from finery_contracts.streams import work_subject
 from finery_kit.db import Database, utc_now
 from finery_kit.service import Loop, Service
@@ -25,6 +23,8 @@ from finery_studio.tasks.handlers import TaskDesk
 RING_EVERY_S = 5.0
 LOOK_FOR_LOST_EVERY_S = 1.0
 EXPIRE_EVERY_S = 60.0
+FORGOTTEN_S = 600
+"""Longer than nats-py takes to find a connection dead and to open another, which forgets the pings of the old one."""
 LOCK_LOGS = 4251
 
 
@@ -93,11 +93,14 @@ class Loops:
                 await asyncio.sleep(EXPIRE_EVERY_S)
 
     async def _on_the_bus(self) -> bool:
-        """Asks the broker: a connection that hangs looks open for minutes."""
-        if not self.service.client.is_connected:
+        """Asks the broker: a connection that hangs looks open for minutes.
+
+        The question is never given up early: nats-py stops reading for good when the pong of one that was comes late.
+        """
+        client = self.service.client
+        if not client.is_connected:
             return False
-        try:
-            await self.service.client.flush(timeout=1)
-        except (NatsError, OSError):
-            return False
-        return True
+        asked = asyncio.ensure_future(client.flush(timeout=FORGOTTEN_S))
+        asked.add_done_callback(lambda done: done.cancelled() or done.exception())
+        answered, _ = await asyncio.wait({asked}, timeout=1)
+        return bool(answered) and asked.exception() is None
