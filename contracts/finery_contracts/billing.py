@@ -154,6 +154,35 @@ class Accounts(Record):
     sum: Decimal
 
 
+class VerifyRequest(Request):
+    """``bill.verify``: the project's ledger, or for the operator all of them."""
+
+    all_projects: bool = False
+
+
+class Difference(Record):
+    """Where ledger and event log do not say the same. ``key`` is a line's key."""
+
+    key: str
+    what: str = Field(description="missing, surplus, or the part of the line that differs")
+    ledger: str | None = None
+    log: str | None = None
+    event: str | None = Field(default=None, description="id of the fact that the line is or should be for")
+
+
+class Verification(Record):
+    """The ledger against what the event log gives when it is reckoned again."""
+
+    ok: bool
+    facts: int
+    lines: int
+    currency: str
+    total_ledger: Decimal
+    total_log: Decimal
+    differences: list[Difference] = Field(default_factory=list[Difference])
+    has_more: bool = Field(default=False, description="there are more differences than are shown")
+
+
 class UsageRequest(Request):
     """``usage``: of one deployment, or of all."""
 

@@ -1,4 +1,6 @@
-"""Reads the price list from its file. A list that is wrong in any place stops the start, and the place is named."""
+"""Reads the price list from its file and the event log from studio. A list that is wrong stops the start, and the place
+is named.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +10,11 @@ import yaml
 from pydantic import ValidationError
 
 from finery_billing_meter.prices.domain import offers_that_cannot_be, places_out_of_order
+from finery_contracts.access import Actor
+from finery_contracts.log import LogPage, LogRequest
 from finery_contracts.prices import PriceList
+from finery_kit.bus import ask
+from finery_kit.service import Service
 from finery_kit.settings import SettingsError
 
 SHIPPED = Path(__file__).with_name("prices.yaml")
@@ -33,6 +39,17 @@ def load_prices(file: Path | None) -> PriceList:
     if wrong:
         raise _not_valid(path, wrong)
     return prices
+
+
+class StudioLog:
+    """The event log, asked for over the bus."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    async def page(self, asked: LogRequest, actor: Actor | None) -> LogPage:
+        """Some of it."""
+        return await ask(self._service.client, "studio", "events", asked, LogPage, actor=actor)
 
 
 def _not_valid(path: Path, wrong: list[str]) -> SettingsError:

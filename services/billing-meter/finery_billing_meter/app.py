@@ -8,7 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from finery_billing_meter.adapters import load_prices
+from finery_billing_meter.adapters import StudioLog, load_prices
 from finery_billing_meter.alarms import Alarm, Alarms
 from finery_billing_meter.deadlines import handlers as deadlines
 from finery_billing_meter.deadlines import store as live
@@ -18,6 +18,7 @@ from finery_billing_meter.ledger import bill
 from finery_billing_meter.ledger import requests as ledger
 from finery_billing_meter.ledger.handlers import charge
 from finery_billing_meter.ledger.store import BILLING_METADATA
+from finery_billing_meter.ledger.verify import bill_verify
 from finery_billing_meter.packages import handlers as package_handlers
 from finery_billing_meter.packages import requests as packages
 from finery_billing_meter.packages import store as package_store
@@ -59,6 +60,7 @@ REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {
     "bill.as_of": (billing.AsOfRequest, ledger.bill_as_of),
     "bill.lines": (billing.LinesRequest, ledger.bill_lines),
     "bill.accounts": (billing.AccountsRequest, ledger.bill_accounts),
+    "bill.verify": (billing.VerifyRequest, bill_verify),
     "cost": (billing.CostRequest, ledger.cost),
     "usage": (billing.UsageRequest, ledger.usage),
     "prices": (PricesRequest, ledger.prices),
@@ -79,7 +81,7 @@ def build(settings: BillingMeterSettings) -> Service:
         service.wake_relay()
         alarms.wake()
 
-    desk = Desk(database, book, wake)
+    desk = Desk(database, book, wake, StudioLog(service))
     listen_in_batches(service, Durable.BILLING_METER, routes(book), after=wake)
     service.loops.append(alarms.run)
     answer_requests(

@@ -25,6 +25,7 @@ from finery_contracts.deployments import (
 from finery_contracts.envelope import Event
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import TaskKind
+from finery_contracts.log import LoggedEvent, LogPage, LogRequest
 from finery_contracts.prices import HourPrice, PriceList, TokenPrice
 from finery_contracts.tasks import (
     AttemptEndedData,
@@ -116,12 +117,31 @@ def usage_recorded(
 
 
 @dataclass
+class Log:
+    """Studio's event log in memory, in small pages."""
+
+    events: list[Event] = field(default_factory=list[Event])
+    size: int = 7
+
+    async def page(self, asked: LogRequest, actor: Actor | None) -> LogPage:
+        project = None if asked.all_projects or actor is None else actor.project
+        found = [
+            LoggedEvent(seq=n, event=event.model_dump(mode="json"))
+            for n, event in enumerate(self.events, start=1)
+            if n > asked.after and event.type in asked.types and project in (None, event.project)
+        ]
+        shown = found[: min(self.size, asked.limit)]
+        return LogPage(data=shown, next=shown[-1].seq if shown else asked.after, has_more=len(found) > len(shown))
+
+
+@dataclass
 class Rig:
     """The billing meter without a bus."""
 
     database: Database
     prices: PriceList = PRICES
     clock: VirtualClock = field(default_factory=VirtualClock)
+    log: Log = field(default_factory=Log)
 
     @property
     def book(self) -> PriceBook:
@@ -150,10 +170,10 @@ class Rig:
 
         return await self.database.write(work)
 
-    async def ask(self, verb: str, *, project: str = "proj_1", **body):
+    async def ask(self, verb: str, *, project: str = "proj_1", role: Role = Role.READ, **body):
         kind, answer = REQUESTS[verb]
-        actor = Actor(project=project, project_name="p", user="user_1", key="key_1", role=Role.READ)
-        return await answer(Desk(self.database, self.book), Call(kind.model_validate(body), actor, None))
+        actor = Actor(project=project, project_name="p", user="user_1", key="key_1", role=role)
+        return await answer(Desk(self.database, self.book, log=self.log), Call(kind.model_validate(body), actor, None))
 
     async def lines(self) -> list[LedgerLine]:
         def work(session):

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from finery_billing_meter.app import build, refuse_other_currency, routes
 from finery_billing_meter.desk import Desk
 from finery_billing_meter.ledger import domain
-from finery_billing_meter.ledger.handlers import used_of
+from finery_billing_meter.ledger.usage import used_of
 from finery_billing_meter.prices.domain import PriceBook, PriceMissing
 from finery_billing_meter.settings import BillingMeterSettings
 from finery_contracts.access import Actor, Role

@@ -20,9 +20,12 @@ ZERO = Decimal(0)
 
 @dataclass(frozen=True)
 class Scope:
-    """Which lines: what started from ``since`` on and before ``until``, as far as it was written by ``at``."""
+    """Which lines: what started from ``since`` on and before ``until``, as far as it was written by ``at``.
 
-    project: str
+    ``project`` None is every project: for the operator's proof alone.
+    """
+
+    project: str | None
     since: datetime | None = None
     until: datetime | None = None
     at: datetime | None = None
@@ -32,7 +35,9 @@ class Scope:
     @property
     def conditions(self) -> list[ColumnElement[bool]]:
         """For a query."""
-        wanted: list[ColumnElement[bool]] = [LEDGER.c.project == self.project]
+        wanted: list[ColumnElement[bool]] = []
+        if self.project is not None:
+            wanted.append(LEDGER.c.project == self.project)
         if self.since is not None:
             wanted.append(LEDGER.c.started_at >= text_of(self.since))
         if self.until is not None:

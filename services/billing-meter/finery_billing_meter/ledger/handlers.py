@@ -5,33 +5,20 @@ It reads, reckons and writes with a handful of statements however many facts the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from finery_billing_meter.ledger import domain, store
-from finery_billing_meter.ledger.domain import Interval, Line, TokenCount
+from finery_billing_meter.ledger.domain import Interval
 from finery_billing_meter.ledger.facts import announce
 from finery_billing_meter.ledger.store import Row
+from finery_billing_meter.ledger.usage import Used, used_of
 from finery_billing_meter.packages import handlers as packages
 from finery_billing_meter.packages import store as package_store
 from finery_billing_meter.packages.domain import covers
 from finery_billing_meter.packages.store import PackageRow
 from finery_billing_meter.prices.domain import PriceBook
-from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.envelope import Event
-from finery_contracts.tasks import TaskAttemptEnded
-from finery_contracts.usage import UsageRecorded
 from finery_kit.db import Transaction
-
-
-@dataclass
-class Used:
-    """What some facts tell of, each thing once."""
-
-    intervals: dict[str, Interval] = field(default_factory=dict[str, Interval])
-    counts: dict[str, TokenCount] = field(default_factory=dict[str, TokenCount])
-    lines: dict[str, Line] = field(default_factory=dict[str, Line])
 
 
 def charge(tx: Transaction, events: Sequence[Event], *, book: PriceBook) -> list[Row]:
@@ -53,41 +40,6 @@ def charge(tx: Transaction, events: Sequence[Event], *, book: PriceBook) -> list
         written = written + packages.reckon(tx, rows, intervals, cause=intervals[-1].event)
     announce(tx, written, traceparent=events[0].traceparent if len(events) == 1 else None)
     return written
-
-
-def used_of(events: Iterable[Event], book: PriceBook) -> Used:
-    """What these facts tell of; pure."""
-    used = Used()
-    for event in events:
-        _NOTES[type(event)](used, event, book)
-    return used
-
-
-def _note_attempt(used: Used, event: TaskAttemptEnded, book: PriceBook) -> None:
-    interval = domain.interval_of_attempt(event, book)
-    if interval is not None:
-        used.intervals.setdefault(interval.source, interval)
-
-
-def _note_instance(used: Used, event: DeploymentInstanceEnded, book: PriceBook) -> None:
-    interval = domain.interval_of_instance(event, book)
-    if interval is not None:
-        used.intervals.setdefault(interval.source, interval)
-
-
-def _note_tokens(used: Used, event: UsageRecorded, book: PriceBook) -> None:
-    for count in domain.counts_of(event):
-        used.counts.setdefault(count.source, count)
-        line = domain.line_of_tokens(count, book)
-        if line is not None:
-            used.lines.setdefault(line.source, line)
-
-
-_NOTES: dict[type[Event], Callable[[Used, Any, PriceBook], None]] = {
-    TaskAttemptEnded: _note_attempt,
-    DeploymentInstanceEnded: _note_instance,
-    UsageRecorded: _note_tokens,
-}
 
 
 def _leave_out_what_is_known(tx: Transaction, used: Used) -> None:

@@ -94,6 +94,7 @@ class TokenRow(Table, table=True):
 LEDGER: Any = LineRow.__table__  # pyright: ignore[reportAttributeAccessIssue]
 TOKENS: Any = TokenRow.__table__  # pyright: ignore[reportAttributeAccessIssue]
 Row = dict[str, Any]
+Key = tuple[str, str, int]
 _AMOUNTS = ("quantity_parts", "amount_parts", "posted_parts")
 CHUNK = 500
 LOCK_PROJECT = 4250
@@ -174,9 +175,9 @@ def corrections(rows: Iterable[Row], wanted: Iterable[Line], *, now: datetime, c
     return more
 
 
-def last_rows(rows: Iterable[Row]) -> dict[tuple[str, str, int], Row]:
+def last_rows(rows: Iterable[Row]) -> dict[Key, Row]:
     """The newest row of each key; it is valid when its revision is even."""
-    last: dict[tuple[str, str, int], Row] = {}
+    last: dict[Key, Row] = {}
     for row in rows:
         key = (row["source"], row["package"], row["period"])
         if key not in last or row["revision"] > last[key]["revision"]:
