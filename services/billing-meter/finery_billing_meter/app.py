@@ -27,6 +27,7 @@ from finery_billing_meter.settings import BillingMeterSettings
 from finery_contracts import billing, deployments, tasks
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.envelope import Event
+from finery_contracts.notifications import NotificationMetered
 from finery_contracts.packages import OffersRequest, PackageRequest, PackagesRequest
 from finery_contracts.prices import PricesRequest
 from finery_contracts.streams import Durable
@@ -41,7 +42,7 @@ from finery_kit.settings import SettingsError
 
 NAME = "billing-meter"
 
-CHARGED = (TaskAttemptEnded, DeploymentInstanceEnded, UsageRecorded)
+CHARGED = (TaskAttemptEnded, DeploymentInstanceEnded, UsageRecorded, NotificationMetered)
 FOLLOWED = (
     tasks.TaskCreated, tasks.TaskRunning, tasks.TaskAttemptEnded, tasks.TaskPaused, tasks.TaskResumed,
     tasks.TaskSucceeded, tasks.TaskFailed, tasks.TaskTerminated, tasks.TaskDeleted,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 
 from sqlmodel import select
@@ -26,7 +26,8 @@ from finery_contracts.envelope import Event
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import TaskKind
 from finery_contracts.log import LoggedEvent, LogPage, LogRequest
-from finery_contracts.prices import HourPrice, PriceList, TokenPrice
+from finery_contracts.notifications import NotificationMetered, NotificationUsage
+from finery_contracts.prices import HourPrice, MessagePrice, PriceList, TokenPrice
 from finery_contracts.tasks import (
     AttemptEndedData,
     AttemptView,
@@ -52,6 +53,9 @@ PRICES = PriceList(
             HourPrice(valid_from=datetime(2026, 1, 1, tzinfo=UTC), per_hour=Decimal("2.40")),
             HourPrice(valid_from=AT, per_hour=Decimal("3.00")),
         ],
+    },
+    notifications={
+        "email": [MessagePrice(valid_from=datetime(2026, 1, 1, tzinfo=UTC), per_message=Decimal("0.00002"))]
     },
     tokens=[
         TokenPrice(valid_from=datetime(2026, 1, 1, tzinfo=UTC), prompt=Decimal(0), completion=Decimal(0)),
@@ -114,6 +118,13 @@ def usage_recorded(
     made = fact(UsageRecorded, segment, project=project, version=offset + 1, data=data)
     assert isinstance(made, UsageRecorded)
     return made
+
+
+def notifications_metered(key: str, *, channel: str = "email", count: int = 3, at: datetime = AT) -> Event:
+    data = NotificationUsage(
+        key=key, project="proj_1", channel=channel, count=count, window_start=at, window_end=at + timedelta(hours=1)
+    )  # fmt: skip
+    return fact(NotificationMetered, key, project="proj_1", version=1, data=data)
 
 
 @dataclass

@@ -10,7 +10,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
-from billing_rig import AT, PRICES, Rig, attempt_ended, call_of, instance_ended, usage_recorded
+from billing_rig import AT, PRICES, Rig, attempt_ended, call_of, instance_ended, notifications_metered, usage_recorded
 from pydantic import ValidationError
 
 from finery_billing_meter.app import build, refuse_other_currency, routes
@@ -201,6 +201,24 @@ async def test_tokens_that_cost_nothing_are_counted_all_the_same(rig: Rig):
         ("dep_2", 1, 0),
     ]
     assert (of_one.prompt_tokens, of_one.completion_tokens, len(of_one.rows)) == (1, 0, 1)
+
+
+async def test_notifications_have_a_cost_of_their_own_and_a_channel_without_a_price_is_free(rig: Rig):
+    for event in (
+        notifications_metered("k1"),
+        notifications_metered("k1"),
+        notifications_metered("k2", channel="webhook"),
+    ):
+        await rig.hear(event)
+
+    (line,) = await rig.lines()
+
+    assert (line.noun, line.noun_id, line.unit, line.quantity) == ("notifications", "email", "message", 3)
+    assert (line.key, line.amount, line.credit) == (
+        "notification:k1",
+        Decimal("0.00006"),
+        "revenue:notifications:email",
+    )
 
 
 async def test_a_fact_without_a_price_leaves_nothing_behind_and_can_come_again(rig: Rig):

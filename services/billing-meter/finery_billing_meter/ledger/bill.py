@@ -12,7 +12,8 @@ from sqlalchemy.sql.elements import ColumnElement
 from sqlmodel import Session, select
 
 from finery_billing_meter.ledger.domain import Unit, from_parts, quantity_parts, text_of
-from finery_billing_meter.ledger.store import LEDGER, TOKENS, Row, view
+from finery_billing_meter.ledger.rows import Row
+from finery_billing_meter.ledger.store import LEDGER, TOKENS, view
 from finery_contracts.billing import Account, BillRow, DeploymentUsage, Grouping, LedgerLine
 
 ZERO = Decimal(0)

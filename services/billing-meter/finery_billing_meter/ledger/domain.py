@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 from finery_billing_meter.prices.domain import PriceBook
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.errors import FineryError
+from finery_contracts.notifications import NotificationMetered
 from finery_contracts.tasks import TaskAttemptEnded
 from finery_contracts.usage import CallUsage, UsageRecorded
 
@@ -208,6 +209,25 @@ def line_of_tokens(count: TokenCount, book: PriceBook) -> Line | None:
         count.source, "", -1, count.project, "tokens", count.deployment, "", f"{count.kind} tokens", "", "", 0, "",
         count.tokens, "token", price, amount, amount, RECEIVABLE, f"revenue:tokens:{count.kind}", book.currency,
         count.first_at, count.last_at, count.actor_key, count.event,
+    )  # fmt: skip
+
+
+def line_of_messages(event: NotificationMetered, book: PriceBook) -> Line | None:
+    """SPEC BI5: notifications × price; None where one costs nothing.
+
+    Raises:
+        PriceMissing: the channel has no price when the hour began.
+    """
+    told = event.data
+    price = book.message(told.channel, told.window_start)
+    if price == 0 or told.count <= 0:
+        return None
+    source = f"notification:{told.key}"
+    amount = _amount(told.count, price, source)
+    return Line(
+        source, "", -1, event.project, "notifications", told.channel, "", f"notifications by {told.channel}", "", "", 0,
+        "", told.count, "message", price, amount, amount, RECEIVABLE, f"revenue:notifications:{told.channel}",
+        book.currency, told.window_start, told.window_end, "", event.id,
     )  # fmt: skip
 
 

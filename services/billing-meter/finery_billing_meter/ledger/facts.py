@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from finery_billing_meter.ledger.domain import from_parts
-from finery_billing_meter.ledger.store import Row, view
+from finery_billing_meter.ledger.rows import Row
+from finery_billing_meter.ledger.store import view
 from finery_contracts.billing import BillingCharged, LinesWritten
 from finery_contracts.ids import new_id
 from finery_kit.db import Transaction

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from finery_billing_meter.ledger import domain, store
 from finery_billing_meter.ledger.domain import Interval
 from finery_billing_meter.ledger.facts import announce
-from finery_billing_meter.ledger.store import Row
+from finery_billing_meter.ledger.rows import Row
 from finery_billing_meter.ledger.usage import Used, used_of
 from finery_billing_meter.packages import handlers as packages
 from finery_billing_meter.packages import store as package_store

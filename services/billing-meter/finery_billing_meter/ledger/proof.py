@@ -8,7 +8,7 @@ from decimal import Decimal
 
 from finery_billing_meter.ledger import domain
 from finery_billing_meter.ledger.domain import Interval, Line, from_parts, text_of
-from finery_billing_meter.ledger.store import Key, Row, last_rows
+from finery_billing_meter.ledger.rows import Key, Row, last_rows
 from finery_billing_meter.ledger.usage import Used, note
 from finery_billing_meter.packages import domain as packages
 from finery_billing_meter.packages.domain import Package

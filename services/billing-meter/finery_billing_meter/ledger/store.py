@@ -25,6 +25,7 @@ from finery_billing_meter.ledger.domain import (
     quantity_parts,
     text_of,
 )
+from finery_billing_meter.ledger.rows import Row, last_rows
 from finery_contracts.billing import LedgerLine
 
 BILLING_METADATA = MetaData()
@@ -93,8 +94,6 @@ class TokenRow(Table, table=True):
 
 LEDGER: Any = LineRow.__table__  # pyright: ignore[reportAttributeAccessIssue]
 TOKENS: Any = TokenRow.__table__  # pyright: ignore[reportAttributeAccessIssue]
-Row = dict[str, Any]
-Key = tuple[str, str, int]
 _AMOUNTS = ("quantity_parts", "amount_parts", "posted_parts")
 CHUNK = 500
 LOCK_PROJECT = 4250
@@ -173,16 +172,6 @@ def corrections(rows: Iterable[Row], wanted: Iterable[Line], *, now: datetime, c
         if fresh is not None:
             more.append({**fresh, "revision": revision + 1, "cause": cause if revision >= 0 else ""})
     return more
-
-
-def last_rows(rows: Iterable[Row]) -> dict[Key, Row]:
-    """The newest row of each key; it is valid when its revision is even."""
-    last: dict[Key, Row] = {}
-    for row in rows:
-        key = (row["source"], row["package"], row["period"])
-        if key not in last or row["revision"] > last[key]["revision"]:
-            last[key] = row
-    return last
 
 
 def view(row: Row) -> LedgerLine:

@@ -11,6 +11,7 @@ from finery_billing_meter.ledger.domain import Interval, Line, TokenCount
 from finery_billing_meter.prices.domain import PriceBook
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.envelope import Event
+from finery_contracts.notifications import NotificationMetered
 from finery_contracts.tasks import TaskAttemptEnded
 from finery_contracts.usage import UsageRecorded
 
@@ -62,8 +63,15 @@ def _note_tokens(used: Used, event: UsageRecorded, book: PriceBook) -> None:
             used.lines.setdefault(line.source, line)
 
 
+def _note_messages(used: Used, event: NotificationMetered, book: PriceBook) -> None:
+    line = domain.line_of_messages(event, book)
+    if line is not None:
+        used.lines.setdefault(line.source, line)
+
+
 _NOTES: dict[type[Event], Callable[[Used, Any, PriceBook], None]] = {
     TaskAttemptEnded: _note_attempt,
     DeploymentInstanceEnded: _note_instance,
     UsageRecorded: _note_tokens,
+    NotificationMetered: _note_messages,
 }

@@ -17,19 +17,20 @@ from finery_billing_meter.ledger import bill
 from finery_billing_meter.ledger.bill import Scope
 from finery_billing_meter.ledger.domain import from_parts
 from finery_billing_meter.ledger.proof import Evidence, differences
-from finery_billing_meter.ledger.store import Row
+from finery_billing_meter.ledger.rows import Row
 from finery_contracts.access import Actor, Role
 from finery_contracts.billing import Difference, Verification, VerifyRequest
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.errors import Forbidden
 from finery_contracts.log import LogRequest
+from finery_contracts.notifications import NotificationMetered
 from finery_contracts.packages import PackageBought, PackageExpired
 from finery_contracts.registry import EVENTS
 from finery_contracts.tasks import TaskAttemptEnded
 from finery_contracts.usage import UsageRecorded
 from finery_kit.bus import Call
 
-KINDS = (TaskAttemptEnded, DeploymentInstanceEnded, UsageRecorded, PackageBought, PackageExpired)
+KINDS = (TaskAttemptEnded, DeploymentInstanceEnded, UsageRecorded, NotificationMetered, PackageBought, PackageExpired)
 PAGE, SHOWN = 1000, 100
 LOOKS, PAUSE_S = 4, 1.0
 ON_ITS_WAY = {"missing", "surplus"}

@@ -13,7 +13,7 @@ from datetime import datetime
 from finery_billing_meter.ledger import store as ledger
 from finery_billing_meter.ledger.domain import Interval, Line
 from finery_billing_meter.ledger.facts import announce
-from finery_billing_meter.ledger.store import Row
+from finery_billing_meter.ledger.rows import Row
 from finery_billing_meter.packages import domain, store
 from finery_billing_meter.packages.domain import Package
 from finery_billing_meter.packages.store import PackageRow

@@ -11,7 +11,8 @@ from sqlalchemy import BigInteger, func
 from sqlmodel import Field, Session, col, select
 
 from finery_billing_meter.ledger.domain import text_of
-from finery_billing_meter.ledger.store import LEDGER, Row, Table
+from finery_billing_meter.ledger.rows import Row
+from finery_billing_meter.ledger.store import LEDGER, Table
 from finery_billing_meter.packages.domain import Package, Use
 from finery_contracts.prices import Reset
 
