@@ -50,9 +50,7 @@ class QuickExecutor:
 
 
 @pytest.fixture
-async def api(
-    tmp_path: Path, house_database: str, monkeypatch: pytest.MonkeyPatch
-) -> AsyncIterator[httpx.AsyncClient]:
+async def api(tmp_path: Path, house_database: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a running house, with the operator's key."""
     monkeypatch.setattr("finery.embedded.LocalExecutor", QuickExecutor)
     options = Options(home=tmp_path / "home", port=free_port(), allow_webhook_networks=("127.0.0.0/8",))
