@@ -75,8 +75,13 @@ def in_progress() -> Conflict:
     )
 
 
-def once(tx: Transaction, asked: Asked | None, answer: type[T], work: Callable[[Transaction], T]) -> T:
+def once(
+    tx: Transaction, asked: Asked | None, answer: type[T], work: Callable[[Transaction], T], *,
+    keep: Callable[[T], T] | None = None,
+) -> T:  # fmt: skip
     """``work``, or what it answered before. What ``work`` raises undoes the key together with everything else.
+
+    ``keep``: what of the answer is kept, when it holds something that must not be.
 
     Two at the same time: one waits for the other's commit (Postgres) or comes after it (SQLite), then gets its answer.
 
@@ -90,7 +95,7 @@ def once(tx: Transaction, asked: Asked | None, answer: type[T], work: Callable[[
     if told is not None:
         return shape.validate_json(told)
     made = work(tx)
-    settle(tx, asked, shape.dump_json(made).decode())
+    settle(tx, asked, shape.dump_json(keep(made) if keep is not None else made).decode())
     return made
 
 

@@ -13,11 +13,12 @@ from finery_contracts.errors import Conflict, InvalidRequest, NotFound
 from finery_contracts.ids import finery_id, openai_id
 from finery_contracts.jobs import TaskKind
 from finery_contracts.options import TaskOptions
-from finery_kit.db import Database
+from finery_kit.db import Database, Transaction
 from finery_kit.storage import CHUNK, Storage
 from finery_studio.datasets import handlers, store
 from finery_studio.edge.answers import openai_page, page
 from finery_studio.edge.auth import Gate
+from finery_studio.edge.wishes import Wish
 from finery_studio.tasks.submit import SpecMaker
 
 PURPOSES = ("fine-tune", "evals", "user_data", "assistants", "batch", "vision")
@@ -33,16 +34,23 @@ class DatasetRoutes:
         self.gate, self.database, self.storage, self.specs = gate, database, storage, specs
         self.max_bytes, self.changed = max_bytes, changed
 
-    async def take(self, upload: UploadFile, actor: Actor, **said: Any) -> DatasetView:
-        """Keep the bytes, then make dataset and task in one transaction."""
+    async def take(
+        self, upload: UploadFile, wish: Wish, told: Callable[[DatasetView], dict[str, Any]], **said: Any
+    ) -> dict[str, Any]:
+        """Keep the bytes, then make dataset and task in one transaction. ``told``: the answer's shape."""
+        actor = wish.actor
         filename = (upload.filename or "upload").replace("\\", "/").rsplit("/", 1)[-1][:255] or "upload"
         blob = await self.storage.put_stream(actor.project, _chunks(upload), max_bytes=self.max_bytes)
         if blob.size_bytes == 0:
             raise InvalidRequest(f"the file {filename} is empty", code="file_empty", param="file")
         given = handlers.Upload(blob=blob, filename=filename, **{"name": filename, **said})
-        view = await self.database.write(lambda tx: handlers.register(tx, given, actor, self.specs))
+
+        def work(tx: Transaction) -> dict[str, Any]:
+            return told(handlers.register(tx, given, actor, self.specs))
+
+        answer = await self.gate.once(wish, dict[str, Any], work)
         self.changed()
-        return view
+        return answer
 
     async def drop(self, actor: Actor, ref: str) -> DatasetView:
         """Delete; the bytes go when nothing else has them."""
@@ -59,11 +67,12 @@ def routes(desk: DatasetRoutes) -> APIRouter:
     router = APIRouter(prefix="/api/v1/datasets", tags=["datasets"])
     reader = Depends(desk.gate.needs(Role.READ))
     writer = Depends(desk.gate.needs(Role.COMMON))
+    wisher = desk.gate.wishes(Role.COMMON)
 
     @router.post("", status_code=201)
     async def upload(
         file: UploadFile,
-        actor: Actor = writer,
+        wish: Wish = wisher,
         name: Annotated[str | None, Form()] = None,
         stated: Annotated[Literal["auto", "openai", "csv"], Form(alias="format")] = "auto",
         bad_records: Annotated[Literal["strict", "skip"], Form()] = "strict",
@@ -73,10 +82,11 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         task: Annotated[str | None, Form(description="JSON: options of the task: auto_stop_s, priority, …")] = None,
     ) -> DatasetView:
         said = {"name": name} if name else {}
-        return await desk.take(
-            file, actor, purpose=purpose, format=stated, bad_records=bad_records, bad_ceiling=bad_ceiling,
+        made = await desk.take(
+            file, wish, _view, purpose=purpose, format=stated, bad_records=bad_records, bad_ceiling=bad_ceiling,
             options=_options(task, notify), **said,
         )  # fmt: skip
+        return DatasetView.model_validate(made)
 
     @router.get("")
     async def list_all(
@@ -110,6 +120,7 @@ def openai_routes(desk: DatasetRoutes) -> APIRouter:
     router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
     reader = Depends(desk.gate.needs(Role.READ))
     writer = Depends(desk.gate.needs(Role.COMMON))
+    wisher = desk.gate.wishes(Role.COMMON)
 
     async def load(actor: Actor, file_id: str) -> DatasetView:
         ref = finery_id(file_id, "ds")
@@ -119,13 +130,13 @@ def openai_routes(desk: DatasetRoutes) -> APIRouter:
             raise NotFound(f"No such File object: {file_id}", code="file_not_found", param="id") from fault
 
     @router.post("")
-    async def create(file: UploadFile, purpose: Annotated[str, Form()], actor: Actor = writer) -> dict[str, Any]:
+    async def create(file: UploadFile, purpose: Annotated[str, Form()], wish: Wish = wisher) -> dict[str, Any]:
         if purpose not in PURPOSES:
             raise InvalidRequest(
                 f"{purpose!r} is not a purpose; use one of {', '.join(PURPOSES)}", code="invalid_purpose",
                 param="purpose",
             )  # fmt: skip
-        return file_object(await desk.take(file, actor, purpose=purpose))
+        return await desk.take(file, wish, file_object, purpose=purpose)
 
     @router.get("")
     async def list_files(
@@ -194,6 +205,10 @@ def _options(task: str | None, notify: str | None) -> TaskOptions:
     if not isinstance(given, dict):
         raise InvalidRequest("task is a JSON object of options", code="invalid_json", param="task")
     return TaskOptions.model_validate({**given, **told})
+
+
+def _view(view: DatasetView) -> dict[str, Any]:
+    return view.model_dump(mode="json")
 
 
 async def _chunks(upload: UploadFile) -> AsyncIterator[bytes]:

@@ -15,6 +15,7 @@ from starlette.exceptions import HTTPException
 
 from finery_contracts.errors import FineryError, InvalidRequest, NotFound
 from finery_kit.bus import body_of_faults
+from finery_studio.edge.wishes import Replayed, answer_again
 
 log = logging.getLogger("finery.studio.http")
 
@@ -26,6 +27,7 @@ def answer_errors(app: FastAPI) -> None:
     app.add_exception_handler(ValidationError, _validation)
     app.add_exception_handler(HTTPException, _http)
     app.add_exception_handler(Exception, _unexpected)
+    app.add_exception_handler(Replayed, answer_again)
 
 
 def invalid(fault: ValidationError | RequestValidationError) -> InvalidRequest:

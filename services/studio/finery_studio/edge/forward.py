@@ -1,5 +1,6 @@
 """Nouns of other owners: authenticate here, ask the owner over the bus, answer what it answers."""
 
+import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -11,7 +12,9 @@ from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import DeployCommand, DeploymentCommand, DeploymentView, DeployRequest
 from finery_contracts.errors import FineryError
 from finery_contracts.notification_requests import SubscriptionRequest, TopicRequest
+from finery_kit.idempotency import release, reserve
 from finery_studio.edge.auth import Gate
+from finery_studio.edge.wishes import Wish
 
 PageSize = Annotated[int, Query(ge=1, le=100)]
 Resolve = Callable[[DeployRequest, Actor], Awaitable[DeployCommand]]
@@ -34,6 +37,37 @@ class Ask:
     async def __call__(self, owner: str, verb: str, body: BaseModel | None, actor: Actor | None) -> Any:
         answer: Anything = await self._send(owner, verb, body, Anything, actor=actor)
         return answer.root
+
+    async def once(self, owner: str, verb: str, body: BaseModel | None, wish: Wish) -> Any:
+        """The same for a wish: its key goes along, and the owner stores it with the effect."""
+        asked = wish.asked
+        key, digest = (asked.key, asked.digest) if asked is not None else (None, None)
+        answer: Anything = await self._send(
+            owner, verb, body, Anything, actor=wish.actor, idempotency_key=key, digest=digest
+        )
+        return answer.root
+
+
+async def carried_out(gate: Gate, wish: Wish, send: Callable[[], Awaitable[Any]], *, keep: bool = True) -> Any:
+    """What the owner answers to a wish. Studio remembers which request the key belongs to, so that no other route takes
+    it, and the answer; without ``keep`` (it holds a secret) the owner is asked again for it.
+
+    A refusal gives the key back. After any other fault nobody knows what the owner did: the key stays with this
+    request, and the owner answers when it comes again.
+    """
+    asked = wish.asked
+    if asked is None:
+        return await send()
+    told = await gate.database.write(lambda tx: reserve(tx, asked))
+    if told is not None:
+        return json.loads(told)
+    try:
+        answer = await send()
+    except FineryError as fault:
+        if fault.status < 500 and fault.error_code != "request_in_progress":
+            await gate.database.write(lambda tx: release(tx, asked))
+        raise
+    return await gate.settled(wish, answer) if keep else answer
 
 
 def routes(gate: Gate, ask: Ask, resolve: Resolve) -> APIRouter:
@@ -64,10 +98,21 @@ def confirmation_routes(ask: Ask) -> APIRouter:
 def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> None:
     reader = Depends(gate.needs(Role.READ))
     writer = Depends(gate.needs(Role.COMMON))
+    wisher = gate.wishes(Role.COMMON)
+
+    async def told(verb: str, body: BaseModel, wish: Wish) -> dict[str, Any]:
+        return DeploymentView.model_validate(await ask.once("deployer", verb, body, wish)).model_dump(mode="json")
+
+    async def command(verb: str, ref: str, wish: Wish) -> DeploymentView:
+        made = await carried_out(gate, wish, lambda: told(verb, DeploymentCommand(deployment=ref), wish))
+        return DeploymentView.model_validate(made)
 
     @router.post("/deployments", status_code=201, tags=["deployments"])
-    async def deploy(body: DeployRequest, actor: Actor = writer) -> DeploymentView:
-        return DeploymentView.model_validate(await ask("deployer", "create", await resolve(body, actor), actor))
+    async def deploy(body: DeployRequest, wish: Wish = wisher) -> DeploymentView:
+        async def send() -> Any:
+            return await told("create", await resolve(body, wish.actor), wish)
+
+        return DeploymentView.model_validate(await carried_out(gate, wish, send))
 
     @router.get("/deployments", tags=["deployments"])
     async def list_deployments(actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
@@ -78,12 +123,12 @@ def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> N
         return DeploymentView.model_validate(await ask("deployer", "get", DeploymentCommand(deployment=ref), actor))
 
     @router.post("/deployments/{ref}/start", tags=["deployments"])
-    async def start(ref: str, actor: Actor = writer) -> DeploymentView:
-        return DeploymentView.model_validate(await ask("deployer", "start", DeploymentCommand(deployment=ref), actor))
+    async def start(ref: str, wish: Wish = wisher) -> DeploymentView:
+        return await command("start", ref, wish)
 
     @router.post("/deployments/{ref}/stop", tags=["deployments"])
-    async def stop(ref: str, actor: Actor = writer) -> DeploymentView:
-        return DeploymentView.model_validate(await ask("deployer", "stop", DeploymentCommand(deployment=ref), actor))
+    async def stop(ref: str, wish: Wish = wisher) -> DeploymentView:
+        return await command("stop", ref, wish)
 
     @router.delete("/deployments/{ref}", tags=["deployments"])
     async def delete(ref: str, actor: Actor = writer) -> DeploymentView:
@@ -93,10 +138,11 @@ def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> N
 def _notifications(router: APIRouter, gate: Gate, ask: Ask) -> None:
     reader = Depends(gate.needs(Role.READ))
     writer = Depends(gate.needs(Role.COMMON))
+    wisher = gate.wishes(Role.COMMON)
 
     @router.post("/topics", status_code=201, tags=["notifications"])
-    async def add_topic(body: TopicRequest, actor: Actor = writer) -> Any:
-        return await ask("notifier", "topic.create", body, actor)
+    async def add_topic(body: TopicRequest, wish: Wish = wisher) -> Any:
+        return await carried_out(gate, wish, lambda: ask.once("notifier", "topic.create", body, wish))
 
     @router.get("/topics", tags=["notifications"])
     async def list_topics(actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
@@ -107,8 +153,11 @@ def _notifications(router: APIRouter, gate: Gate, ask: Ask) -> None:
         return await ask("notifier", "topic.delete", Free({"topic": ref}), actor)
 
     @router.post("/subscriptions", status_code=201, tags=["notifications"])
-    async def subscribe(body: SubscriptionRequest, actor: Actor = writer) -> Any:
-        return await ask("notifier", "subscription.create", body, actor)
+    async def subscribe(body: SubscriptionRequest, wish: Wish = wisher) -> Any:
+        def send() -> Awaitable[Any]:
+            return ask.once("notifier", "subscription.create", body, wish)
+
+        return await carried_out(gate, wish, send, keep=False)
 
     @router.get("/subscriptions", tags=["notifications"])
     async def list_subscriptions(actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
@@ -152,4 +201,4 @@ def _bills(router: APIRouter, gate: Gate, ask: Ask) -> None:
         return await ask("billing-meter", "prices", None, actor)
 
 
-__all__ = ["Anything", "Ask", "confirmation_routes", "routes"]
+__all__ = ["Anything", "Ask", "carried_out", "confirmation_routes", "routes"]

@@ -15,6 +15,7 @@ from finery_contracts.tasks import NotifyChoice
 from finery_kit.db import Database
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
+from finery_studio.edge.wishes import Wish
 from finery_studio.models import store
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.models.requests import NewModel, Source
@@ -64,6 +65,7 @@ def routes(desk: ModelRoutes) -> APIRouter:
     router = APIRouter(prefix="/api/v1", tags=["models"])
     reader = Depends(desk.gate.needs(Role.READ))
     writer = Depends(desk.gate.needs(Role.COMMON))
+    wisher = desk.gate.wishes(Role.COMMON)
 
     @router.get("/gallery")
     async def gallery(_: Actor = reader) -> dict[str, Any]:
@@ -71,13 +73,13 @@ def routes(desk: ModelRoutes) -> APIRouter:
         return {"data": entries, "has_more": False, "next": None}
 
     @router.post("/models", status_code=201)
-    async def create(body: ModelRequest, actor: Actor = writer) -> ModelView:
+    async def create(body: ModelRequest, wish: Wish = wisher) -> ModelView:
         options = body.task.model_copy(update={"notify": body.notify} if body.notify else {})
         new = NewModel(
             name=body.name, gallery=body.source.gallery, path=body.source.path, description=body.description,
             validate=body.validate_weights, options=options,
         )  # fmt: skip
-        view = await desk.database.write(lambda tx: desk.desk.create(tx, new, actor))
+        view = await desk.gate.once(wish, ModelView, lambda tx: desk.desk.create(tx, new, wish.actor))
         desk.changed()
         return view
 
@@ -103,8 +105,9 @@ def routes(desk: ModelRoutes) -> APIRouter:
         return {"model": view.id, "state": view.state, "data": [f.model_dump() for f in view.findings]}
 
     @router.post("/models/{ref}/publish")
-    async def publish(ref: str, body: PublishRequest, actor: Actor = writer) -> ModelView:
-        view = await desk.database.write(lambda tx: desk.desk.publish(tx, actor.project, ref, body.name))
+    async def publish(ref: str, body: PublishRequest, wish: Wish = wisher) -> ModelView:
+        project = wish.actor.project
+        view = await desk.gate.once(wish, ModelView, lambda tx: desk.desk.publish(tx, project, ref, body.name))
         desk.changed()
         return view
 

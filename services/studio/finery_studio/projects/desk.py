@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import hmac
 import secrets
 from dataclasses import dataclass
 
@@ -14,6 +17,7 @@ from finery_contracts.model import Record, UtcTime
 from finery_contracts.streams import KV_KEYS
 from finery_kit.db import Database, Transaction
 from finery_kit.delivery import emit
+from finery_kit.idempotency import Asked
 from finery_kit.keys import key_hash
 from finery_studio.projects import domain, store
 
@@ -29,6 +33,10 @@ class KeyView(Record):
     hint: str
     created_at: UtcTime
     secret: str | None = None
+
+    def without_secret(self) -> KeyView:
+        """What of it is kept."""
+        return self.model_copy(update={"secret": None})
 
 
 @dataclass(frozen=True)
@@ -53,21 +61,40 @@ class KeyDesk:
         return view
 
     def add_key(
-        self, tx: Transaction, project: str, user: str, *, role: Role, description: str, secret: str | None = None
-    ) -> KeyView:
+        self, tx: Transaction, project: str, user: str, *, role: Role, description: str, secret: str | None = None,
+        asked: Asked | None = None,
+    ) -> KeyView:  # fmt: skip
         """A new key; only its keyed hash is stored.
 
         Raises:
             Conflict: five living keys are the limit.
         """
         domain.check_may_add_key(len(store.keys(tx.session, project, user)))
-        secret = secret or f"fk-{secrets.token_urlsafe(32)}"
+        key_id = new_id("key")
+        secret = secret or self.secret_of(key_id, asked)
         row = store.KeyRow(
-            id=new_id("key"), project=project, user=user, role=str(role), description=description,
+            id=key_id, project=project, user=user, role=str(role), description=description,
             hint=f"{secret[:6]}…{secret[-4:]}", hash=key_hash(self.secret, secret), created_at=tx.now.isoformat(),
         )  # fmt: skip
         tx.session.add(row)
         return key_view(row).model_copy(update={"secret": secret})
+
+    def secret_of(self, key_id: str, asked: Asked | None) -> str:
+        """A new key's secret: chance, or under an Idempotency-Key one that can be told again to whoever has that key.
+
+        For this it is derived from the key's text, which is not kept: no table and no copy of one can tell it.
+        """
+        if asked is None:
+            return f"fk-{secrets.token_urlsafe(32)}"
+        said = "\n".join(("new key", asked.project, asked.key, key_id))
+        mixed = hmac.new(self.secret, said.encode(), hashlib.sha256).digest()
+        return f"fk-{base64.urlsafe_b64encode(mixed).decode().rstrip('=')}"
+
+    def revealed(self, view: KeyView, asked: Asked | None) -> KeyView:
+        """The view with its secret, for the request that made it."""
+        if view.secret is not None or asked is None:
+            return view
+        return view.model_copy(update={"secret": self.secret_of(view.id, asked)})
 
     def revoke(self, tx: Transaction, actor: Actor, key_id: str) -> KeyView:
         """The key stops working; it is never recovered."""

@@ -21,6 +21,7 @@ from finery_kit.storage import Storage
 from finery_studio.datasets.handlers import IngestRequest, ingest_again
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
+from finery_studio.edge.wishes import Wish
 from finery_studio.events.streams import Stored
 from finery_studio.models.requests import ImportRequest, ValidateRequest
 from finery_studio.tasks import store
@@ -48,9 +49,9 @@ class TaskRoutes:
     tuning: TuningDesk
     read_subject: ReadSubject
 
-    async def submit(self, body: dict[str, Any], actor: Actor) -> TaskView:
+    async def submit(self, body: dict[str, Any], wish: Wish) -> TaskView:
         """Validate by kind, then store."""
-        view = await self.database.write(lambda tx: make_task(self, tx, body, actor))
+        view = await self.gate.once(wish, TaskView, lambda tx: make_task(self, tx, body, wish.actor))
         self.tasks.wake_relay()
         self.tasks.ring()
         return view
@@ -82,13 +83,14 @@ def routes(desk: TaskRoutes) -> APIRouter:
     router = APIRouter(prefix="/api/v1/tasks", tags=["tasks"])
     reader = Depends(desk.gate.needs(Role.READ))
     writer = Depends(desk.gate.needs(Role.COMMON))
+    wisher = desk.gate.wishes(Role.COMMON)
 
     async def load(actor: Actor, task_id: str) -> TaskView:
         return store.view_of(await desk.database.read(lambda s: store.load(s, actor.project, task_id)))
 
     @router.post("", status_code=201)
-    async def submit(body: Annotated[dict[str, Any], Body()], actor: Actor = writer) -> TaskView:
-        return await desk.submit(body, actor)
+    async def submit(body: Annotated[dict[str, Any], Body()], wish: Wish = wisher) -> TaskView:
+        return await desk.submit(body, wish)
 
     @router.get("")
     async def list_all(
@@ -150,32 +152,33 @@ def routes(desk: TaskRoutes) -> APIRouter:
             raise NotFound(f"there is no {path}; there are {', '.join(have)}", code="artefact_missing", param="path")
         return FileResponse(file, filename=file.name)
 
-    _moves(router, desk, writer)
+    _moves(router, desk, writer, wisher)
     return router
 
 
-def _moves(router: APIRouter, desk: TaskRoutes, writer: Any) -> None:
+def _moves(router: APIRouter, desk: TaskRoutes, writer: Any, wisher: Any) -> None:
     """What people do to a task; a move that its state does not allow is refused and recorded."""
 
-    async def move(actor: Actor, task_id: str, asked: str, work: Callable[..., TaskView]) -> TaskView:
+    async def move(wish: Wish, task_id: str, asked: str, work: Callable[..., TaskView]) -> TaskView:
+        project = wish.actor.project
         try:
-            return await desk.database.write(lambda tx: work(tx, actor.project, task_id))
+            return await desk.gate.once(wish, TaskView, lambda tx: work(tx, project, task_id))
         except IllegalMove as fault:
-            told = partial(desk.tasks.record_refusal, asked=asked, by=actor.user, error=fault.body)
-            await desk.database.write(lambda tx: told(tx, actor.project, task_id))
+            told = partial(desk.tasks.record_refusal, asked=asked, by=wish.actor.user, error=fault.body)
+            await desk.database.write(lambda tx: told(tx, project, task_id))
             raise
 
     @router.post("/{task_id}/terminate")
-    async def terminate(task_id: str, actor: Actor = writer) -> TaskView:
-        return await move(actor, task_id, "terminate", desk.tasks.terminate)
+    async def terminate(task_id: str, wish: Wish = wisher) -> TaskView:
+        return await move(wish, task_id, "terminate", desk.tasks.terminate)
 
     @router.post("/{task_id}/pause")
-    async def pause(task_id: str, actor: Actor = writer) -> TaskView:
-        return await move(actor, task_id, "pause", desk.tasks.pause)
+    async def pause(task_id: str, wish: Wish = wisher) -> TaskView:
+        return await move(wish, task_id, "pause", desk.tasks.pause)
 
     @router.post("/{task_id}/resume")
-    async def resume(task_id: str, actor: Actor = writer) -> TaskView:
-        return await move(actor, task_id, "resume", desk.tasks.resume)
+    async def resume(task_id: str, wish: Wish = wisher) -> TaskView:
+        return await move(wish, task_id, "resume", desk.tasks.resume)
 
     @router.get("/{task_id}/settings")
     async def settings(task_id: str, actor: Actor = writer) -> dict[str, Any]:
@@ -184,11 +187,11 @@ def _moves(router: APIRouter, desk: TaskRoutes, writer: Any) -> None:
 
     @router.post("/{task_id}/copy", status_code=201)
     async def copy(
-        task_id: str, edits: Annotated[dict[str, Any] | None, Body()] = None, actor: Actor = writer
+        task_id: str, edits: Annotated[dict[str, Any] | None, Body()] = None, wish: Wish = wisher
     ) -> TaskView:
-        row = await desk.database.read(lambda s: store.load(s, actor.project, task_id))
+        row = await desk.database.read(lambda s: store.load(s, wish.actor.project, task_id))
         merged = {**json.loads(row.asked), **(edits or {})}
-        return await desk.submit({name: value for name, value in merged.items() if value is not None}, actor)
+        return await desk.submit({name: value for name, value in merged.items() if value is not None}, wish)
 
     @router.delete("/{task_id}")
     async def delete(task_id: str, actor: Actor = writer, confirm: Literal["DELETE"] | None = None) -> dict[str, Any]:
@@ -196,7 +199,7 @@ def _moves(router: APIRouter, desk: TaskRoutes, writer: Any) -> None:
             raise InvalidRequest(
                 "deleting a task cannot be undone: say confirm=DELETE", code="confirm_missing", param="confirm"
             )
-        gone = await move(actor, task_id, "delete", desk.tasks.delete)
+        gone = await move(Wish(actor), task_id, "delete", desk.tasks.delete)
         await asyncio.to_thread(clear, gone, desk.storage)
         return {"id": task_id, "deleted": True}
 

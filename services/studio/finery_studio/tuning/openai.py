@@ -16,8 +16,10 @@ from finery_contracts.options import TaskOptions
 from finery_contracts.streams import METRICS, metric_subject
 from finery_contracts.tasks import TaskView
 from finery_contracts.tuning import TuneOptions
+from finery_kit.db import Transaction
 from finery_kit.delivery import events_since
 from finery_studio.edge.answers import openai_page
+from finery_studio.edge.wishes import Wish
 from finery_studio.tasks import store
 from finery_studio.tasks.http import TaskRoutes
 from finery_studio.tuning.handlers import TuneRequest
@@ -107,7 +109,7 @@ def routes(desk: TaskRoutes) -> APIRouter:
     """``/v1/fine_tuning/jobs``."""
     router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["OpenAI"])
     reader = Depends(desk.gate.needs(Role.READ))
-    writer = Depends(desk.gate.needs(Role.COMMON))
+    wisher = desk.gate.wishes(Role.COMMON)
 
     async def load(actor: Actor, job_id: str) -> TaskView:
         try:
@@ -119,17 +121,21 @@ def routes(desk: TaskRoutes) -> APIRouter:
         return store.view_of(row)
 
     @router.post("")
-    async def create(body: JobRequest, actor: Actor = writer) -> dict[str, Any]:
+    async def create(body: JobRequest, wish: Wish = wisher) -> dict[str, Any]:
         asked = tune_request(body)
+
+        def work(tx: Transaction) -> dict[str, Any]:
+            return job_object(desk.tuning.tune(tx, asked, wish.actor, tolerant=True))
+
         try:
-            task = await desk.database.write(lambda tx: desk.tuning.tune(tx, asked, actor, tolerant=True))
+            job = await desk.gate.once(wish, dict[str, Any], work)
         except NotFound as fault:
             if fault.error_code == "file_not_found":
                 raise _no_file(body, fault) from fault
             raise
         desk.tasks.wake_relay()
         desk.tasks.ring()
-        return job_object(task)
+        return job
 
     @router.get("")
     async def list_jobs(
@@ -152,17 +158,21 @@ def routes(desk: TaskRoutes) -> APIRouter:
         return job_object(await load(actor, job_id))
 
     @router.post("/{job_id}/cancel")
-    async def cancel(job_id: str, actor: Actor = writer) -> dict[str, Any]:
-        task = await load(actor, job_id)
+    async def cancel(job_id: str, wish: Wish = wisher) -> dict[str, Any]:
+        actor, task = wish.actor, await load(wish.actor, job_id)
         if task.state.ended:
             raise Conflict(f"job {job_id} has {STATUS[task.state]} already", code="job_not_cancellable")
-        await desk.database.write(lambda tx: desk.tasks.terminate(tx, actor.project, task.id))
+
+        def work(tx: Transaction) -> dict[str, Any]:
+            return job_object(desk.tasks.terminate(tx, actor.project, task.id))
+
+        await desk.gate.once(wish, dict[str, Any], work)
         async with asyncio.timeout(CANCEL_WAIT_S) as waiting:
             while not (task := await load(actor, job_id)).state.ended:
                 if waiting.expired() or (waiting.when() or 0) - asyncio.get_running_loop().time() < 0.5:
                     break
                 await asyncio.sleep(0.1)
-        return job_object(task)
+        return await desk.gate.settled(wish, job_object(task))
 
     @router.get("/{job_id}/events")
     async def events(
