@@ -183,6 +183,9 @@ def _true_errors(document: dict[str, Any]) -> None:
         responses = operation["responses"]
         if responses.pop("422", None) is not None or path in COMPLETIONS:
             responses["400"] = _error("the request is not valid; `details` names each fault")
+        if any(parameter["name"] == "Idempotency-Key" for parameter in operation.get("parameters", ())):
+            responses["409"] = _error("its state does not allow it; or `request_in_progress`: see `Retry-After`")
+            responses["422"] = _error("`idempotency_key_reused`: the key came with another request before")
         if path not in OPEN_TO_ALL:
             responses["401"] = _error("the API key is missing, wrong or revoked")
         responses["default"] = _error("any other error; programs decide by `code`")

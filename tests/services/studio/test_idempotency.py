@@ -304,8 +304,8 @@ async def test_a_cancelled_job_is_answered_as_it_was_when_it_had_ended(studio: R
     path = f"/v1/fine_tuning/jobs/ftjob-{task.split('_')[1]}/cancel"
     async with studio.http() as api:
         waiting = asyncio.create_task(api.post(path, headers=under("k")))
-        while not studio.studio.gate.in_flight:
-            await asyncio.sleep(0.01)
+        while not await studio.read(lambda session: session.exec(select(IdempotencyRow)).first()):
+            await asyncio.sleep(0.01)  # until the stop is stored
         busy = await api.post(path, headers=under("k"))
         await studio.end(claim, reason=EndReason.TERMINATED)
         first = await waiting
