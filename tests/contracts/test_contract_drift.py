@@ -133,7 +133,14 @@ def test_openapi_holds_both_halves_of_the_public_port(rendered: render.Documents
 
     assert {"/v1/chat/completions", "/v1/completions", "/v1/files", "/api/v1/tasks"} <= document["paths"].keys()
     assert document["paths"]["/healthz"]["get"]["security"] == []
-    assert "422" not in json.dumps(document["paths"])
+    assert "HTTPValidationError" not in json.dumps(document)
+    taken = [
+        operation
+        for path in document["paths"].values()
+        for operation in path.values()
+        if "422" in operation["responses"]
+    ]
+    assert all("idempotency_key_reused" in operation["responses"]["422"]["description"] for operation in taken)
 
 
 def test_asyncapi_names_every_service_that_speaks(rendered: render.Documents) -> None:
