@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from fastapi import FastAPI
 from sqlmodel import select
 
 from finery_contracts.access import Actor, Role
@@ -57,6 +58,7 @@ class Rig:
     studio: Studio
     actor: Actor
     deployed: list[dict[str, Any]] = field(default_factory=list[dict[str, Any]])
+    app: FastAPI | None = None
 
     async def write(self, work: Any) -> Any:
         return await self.studio.database.write(work)
@@ -121,7 +123,8 @@ class Rig:
 
     def http(self, key: str = OPERATOR_KEY) -> httpx.AsyncClient:
         """A client of studio's own HTTP application."""
-        transport = httpx.ASGITransport(app=self.studio.http(), raise_app_exceptions=False)
+        self.app = self.app or self.studio.http()
+        transport = httpx.ASGITransport(app=self.app, raise_app_exceptions=False)
         headers = {"authorization": f"Bearer {key}"}
         return httpx.AsyncClient(transport=transport, base_url="http://studio", headers=headers)
 

@@ -9,7 +9,7 @@ message could say nothing. They may be of any project, so no role below operator
 from collections.abc import Callable
 from datetime import UTC
 from functools import partial
-from typing import Annotated, cast
+from typing import Annotated, Any, cast
 
 from fastapi import APIRouter, Depends, Query
 from faststream.nats import NatsMessage
@@ -26,6 +26,8 @@ from finery_kit.db import utc_now
 from finery_kit.dead import DeadLetters, Given, lay_aside
 from finery_kit.service import Service
 from finery_studio.edge.auth import Gate
+from finery_studio.edge.forward import carried_out
+from finery_studio.edge.wishes import Wish
 
 
 class Advisory(Record):
@@ -59,6 +61,7 @@ def routes(gate: Gate, jetstream: Callable[[], JetStreamContext]) -> APIRouter:
     """``/api/v1/dead``."""
     router = APIRouter(prefix="/api/v1/dead", tags=["operations"])
     operator = Depends(gate.needs(Role.OPERATOR))
+    wisher = gate.wishes(Role.OPERATOR)
 
     @router.get("")
     async def list_dead(
@@ -74,8 +77,11 @@ def routes(gate: Gate, jetstream: Callable[[], JetStreamContext]) -> APIRouter:
         return await DeadLetters(jetstream()).show(number)
 
     @router.post("/{number}/replay")
-    async def replay_dead(number: int, _: Actor = operator) -> Replayed:
-        return await DeadLetters(jetstream()).replay(number)
+    async def replay_dead(number: int, wish: Wish = wisher) -> Replayed:
+        async def send() -> dict[str, Any]:
+            return (await DeadLetters(jetstream()).replay(number)).model_dump(mode="json")
+
+        return Replayed.model_validate(await carried_out(gate, wish, send))
 
     @router.delete("/{number}")
     async def drop_dead(number: int, _: Actor = operator) -> Dropped:
