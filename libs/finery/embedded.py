@@ -25,7 +25,8 @@ from nats.errors import Error as NatsError
 
 from finery_contracts.access import ProjectCreated
 from finery_contracts.errors import Conflict, Unavailable
-from finery_kit.bus import INBOX
+from finery_contracts.permissions import HOUSE
+from finery_kit.bus import inbox_prefix
 from finery_kit.bus_init import bus_init
 from finery_kit.bus_init import watch as watch_bus
 from finery_kit.executor import LocalExecutor
@@ -106,13 +107,14 @@ async def house(options: Options) -> AsyncGenerator[Ready]:
 @contextlib.asynccontextmanager
 async def _services(options: Options, home: Path, nats: NatsServer, executor: LocalExecutor) -> AsyncGenerator[None]:
     client = Client()
-    await client.connect(nats.url(), inbox_prefix=INBOX, max_reconnect_attempts=-1)
+    url = nats.url(HOUSE)
+    await client.connect(url, inbox_prefix=inbox_prefix(url), max_reconnect_attempts=-1)
     await bus_init(client, policy=load(Settings, home=home).retention)
     watchers = [asyncio.create_task(watch_bus(client)), asyncio.create_task(_keep_broker(nats))]
     started: list[Service] = []
     try:
         await _admit_projects(client, nats, home)
-        for service in build_all(options, home, nats.url(), executor):
+        for service in build_all(options, home, nats.url, executor):
             await service.start()
             started.append(service)
         yield
@@ -126,8 +128,8 @@ async def _services(options: Options, home: Path, nats: NatsServer, executor: Lo
         await client.close()
 
 
-def build_all(options: Options, home: Path, nats_url: str, executor: LocalExecutor) -> list[Service]:
-    """Every service, in the order of their start."""
+def build_all(options: Options, home: Path, url_of: Callable[[str], str], executor: LocalExecutor) -> list[Service]:
+    """Every service, in the order of their start. ``url_of``: the bus with the credential of a service."""
     from finery_billing_meter import app as billing_meter
     from finery_billing_meter.settings import BillingMeterSettings
     from finery_compressor import app as compressor
@@ -151,25 +153,29 @@ def build_all(options: Options, home: Path, nats_url: str, executor: LocalExecut
     from finery_weight_validator import app as weight_validator
     from finery_weight_validator.settings import WeightValidatorSettings
 
-    base, notifying, facing = _settings(options, home, nats_url)
+    base, notifying, facing = _settings(options, home)
+
+    def own(service: str) -> dict[str, Any]:
+        return base | {"nats_url": url_of(service)}
+
     return [
-        studio.build(load(StudioSettings, **base, studio_port=int(facing["studio_url"].rsplit(":", 1)[1]))),
-        billing_meter.build(load(BillingMeterSettings, **base)),
-        notifier.build(load(NotifierSettings, **base, **notifying)),
-        distiller.build(load(DistillerSettings, **base)),
-        compressor.build(load(CompressorSettings, **base)),
-        deployer.build(load(DeployerSettings, **base, deployer_stop_instances_on_exit=True), executor),
-        dataset_ingest.build(load(DatasetIngestSettings, **base), executor),
-        weight_validator.build(load(WeightValidatorSettings, **base), executor),
-        trainer.build(load(TrainerSettings, **base), executor),
-        evaluator.build(load(EvaluatorSettings, **base), executor),
-        gateway.build(load(GatewaySettings, **base, **facing)),
+        studio.build(load(StudioSettings, **own(studio.NAME), studio_port=int(facing["studio_url"].rsplit(":", 1)[1]))),
+        billing_meter.build(load(BillingMeterSettings, **own(billing_meter.NAME))),
+        notifier.build(load(NotifierSettings, **own(notifier.NAME), **notifying)),
+        distiller.build(load(DistillerSettings, **own(distiller.NAME))),
+        compressor.build(load(CompressorSettings, **own(compressor.NAME))),
+        deployer.build(load(DeployerSettings, **own(deployer.NAME), deployer_stop_instances_on_exit=True), executor),
+        dataset_ingest.build(load(DatasetIngestSettings, **own(dataset_ingest.NAME)), executor),
+        weight_validator.build(load(WeightValidatorSettings, **own(weight_validator.NAME)), executor),
+        trainer.build(load(TrainerSettings, **own(trainer.NAME)), executor),
+        evaluator.build(load(EvaluatorSettings, **own(evaluator.NAME)), executor),
+        gateway.build(load(GatewaySettings, **own(gateway.NAME), **facing)),
     ]
 
 
-def _settings(options: Options, home: Path, nats_url: str) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+def _settings(options: Options, home: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
     """What all services, the notifier and the gateway are told beyond their environment."""
-    base: dict[str, Any] = {"home": home, "nats_url": nats_url}
+    base: dict[str, Any] = {"home": home}
     if options.otlp_endpoint:
         base["otlp_endpoint"] = options.otlp_endpoint
     notifying: dict[str, Any] = {"public_url": f"http://{options.host}:{options.port}"}

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import nats.errors
 from faststream import AckPolicy
@@ -25,6 +26,7 @@ from finery_contracts.access import Actor
 from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody, FineryError, InvalidRequest, TooLarge, Unavailable, error_of
 from finery_contracts.model import Record
+from finery_contracts.permissions import inbox_of
 from finery_contracts.registry import UnknownEventType, parse_said
 from finery_contracts.streams import EVENTS, MAX_MESSAGE_BYTES, consumer_of, rpc_subject
 from finery_kit.db import Database, Transaction
@@ -42,7 +44,6 @@ FactRoutes = Mapping[type[Event], Callable[[Transaction, Any], None]]
 PULL = PullSub(32, timeout=2)
 RPC_TIMEOUT_S = 10.0
 MAX_ANSWER_BYTES = MAX_MESSAGE_BYTES - 4096
-INBOX = b"_FINERY"  # answers to services arrive where no project's credential can listen
 
 
 class RpcRequest(Record):
@@ -104,7 +105,7 @@ def make_broker(url: str, service: str) -> NatsBroker:
 
     return NatsBroker(
         url, name=service, max_reconnect_attempts=-1, reconnect_time_wait=1, connect_timeout=5,
-        error_cb=on_error, logger=None, graceful_timeout=10, inbox_prefix=INBOX,
+        error_cb=on_error, logger=None, graceful_timeout=10, inbox_prefix=inbox_prefix(url, service),
     )  # fmt: skip
 
 
@@ -147,8 +148,18 @@ def subscribe_pull(
     broker.subscriber(
         subject, stream=JStream(stream, declare=False), durable=durable, pull_sub=PULL,
         ack_policy=AckPolicy.MANUAL, decoder=raw_decoder, title=durable,
-        inbox_prefix=INBOX + b".",
+        inbox_prefix=subscriber_inbox(broker),
     )(guarded)  # fmt: skip
+
+
+def inbox_prefix(url: str, service: str = "local") -> bytes:
+    """Where answers arrive: under the name of the user in the URL, and of the service where the bus knows no users."""
+    return inbox_of(unquote(urlsplit(url).username or service)).encode()
+
+
+def subscriber_inbox(broker: NatsBroker) -> bytes:
+    """The same for a pull subscriber, which FastStream must be told by itself, and with the dot."""
+    return bytes(broker._connection_kwargs["inbox_prefix"]) + b"."  # pyright: ignore[reportPrivateUsage]
 
 
 async def raw_decoder(message: Any) -> bytes:

@@ -1,4 +1,4 @@
-"""The embedded broker: nats-server from its wheel, one config, credentials for the services and for each project.
+"""The embedded broker: nats-server from its wheel, one config, a credential for each service and each project.
 
 It refuses to start on a store that another server holds. ``sync_interval: always``: what was acknowledged is on disk.
 """
@@ -16,11 +16,9 @@ from importlib.metadata import files
 from pathlib import Path
 
 from finery_contracts.errors import Unavailable
-from finery_contracts.streams import MAX_MESSAGE_BYTES
+from finery_contracts.permissions import grants, project_grant
+from finery_kit.nats_config import MAX_FILE_STORE, server_config
 from finery_kit.ports import free_port
-
-MAX_FILE_STORE = "20GB"
-SERVICES_USER = "finery"
 
 
 def nats_binary() -> Path:
@@ -39,15 +37,15 @@ def bus_password(secret: bytes, user: str) -> str:
 class NatsServer:
     """One nats-server child process."""
 
-    def __init__(self, home: Path, secret: bytes, *, port: int) -> None:
-        self._home, self._secret, self.port = home, secret, port
+    def __init__(self, home: Path, secret: bytes, *, port: int, max_file_store: str = MAX_FILE_STORE) -> None:
+        self._home, self._secret, self.port, self._max_file_store = home, secret, port, max_file_store
         self.folder = home / "nats"
         self._process: asyncio.subprocess.Process | None = None
         self._projects: tuple[str, ...] = ()
         self._monitor = 0
 
-    def url(self, user: str = SERVICES_USER) -> str:
-        """The URL with a user's credential; a project's id is a user too."""
+    def url(self, user: str) -> str:
+        """The URL with a user's credential: a service's name, a project's id, ``house`` or ``init``."""
         return f"nats://{user}:{bus_password(self._secret, user)}@127.0.0.1:{self.port}"
 
     async def start(self, projects: tuple[str, ...]) -> None:
@@ -111,33 +109,14 @@ class NatsServer:
         return self.folder / "server.conf"
 
     def _write_config(self) -> None:
-        users = [f"{{user: {SERVICES_USER}, password: {bus_password(self._secret, SERVICES_USER)}}}"]
-        users += [self._project_user(project) for project in self._projects]
-        listing = "\n    ".join(users)
         self._config.touch(mode=0o600)
-        self._config.write_text(f"""\
-listen: 127.0.0.1:{self.port}
-http: 127.0.0.1:{self._monitor}
-max_payload: {MAX_MESSAGE_BYTES}
-jetstream {{
-  store_dir: {json.dumps(str(self.folder / "jetstream"))}
-  sync_interval: always
-  max_file_store: {MAX_FILE_STORE}
-}}
-authorization {{
-  users: [
-    {listing}
-  ]
-}}
-""")
-
-    def _project_user(self, project: str) -> str:
-        """A project may say things to its own inbound subjects and hear its own facts, nothing else."""
-        return (
-            f"{{user: {project}, password: {bus_password(self._secret, project)}, permissions: {{"
-            f'publish: {{allow: ["finery.in.{project}.>"]}}, '
-            f'subscribe: {{allow: ["finery.evt.{project}.>", "_INBOX.>"]}} }} }}'
-        )
+        self._config.write_text(
+            server_config(
+                f"127.0.0.1:{self.port}", f"127.0.0.1:{self._monitor}", str(self.folder / "jetstream"),
+                (*grants(), *map(project_grant, self._projects)),
+                lambda user: json.dumps(bus_password(self._secret, user)), max_file_store=self._max_file_store,
+            )
+        )  # fmt: skip
 
 
 def _get(url: str) -> None:

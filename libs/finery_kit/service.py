@@ -20,7 +20,7 @@ from nats.aio.client import Client
 from nats.js import JetStreamContext
 
 from finery_kit import telemetry
-from finery_kit.bus import INBOX, make_broker
+from finery_kit.bus import inbox_prefix, make_broker
 from finery_kit.db import Database
 from finery_kit.delivery import Relay
 from finery_kit.idempotency import forget_loop
@@ -151,7 +151,7 @@ async def running(*services: Service):
 async def connected(nats_url: str) -> AsyncGenerator[Client]:
     """A bare connection for a one-off errand on the bus."""
     client = Client()
-    await client.connect(nats_url, inbox_prefix=INBOX, connect_timeout=5)
+    await client.connect(nats_url, inbox_prefix=inbox_prefix(nats_url), connect_timeout=5)
     try:
         yield client
     finally:

@@ -23,7 +23,7 @@ from finery_contracts.jobs import TaskKind
 from finery_contracts.streams import WORK, work_durable, work_subject
 from finery_contracts.work import Claim, ClaimAnswer, ClaimRequest
 from finery_kit.attempt import Attempt
-from finery_kit.bus import INBOX, ask, raw_decoder
+from finery_kit.bus import ask, raw_decoder, subscriber_inbox
 from finery_kit.executor import Executor, Warmth
 from finery_kit.service import Service
 from finery_kit.storage import Storage
@@ -102,7 +102,8 @@ class Worker:
         self.service.broker.subscriber(
             work_subject(kind, self.pool), stream=JStream(WORK.name, declare=False),
             durable=work_durable(kind, self.pool), pull_sub=PullSub(1, timeout=5), ack_policy=AckPolicy.MANUAL,
-            decoder=raw_decoder, title=f"{self.service.name}:{kind}", inbox_prefix=INBOX + b".",
+            decoder=raw_decoder, title=f"{self.service.name}:{kind}",
+            inbox_prefix=subscriber_inbox(self.service.broker),
         )(on_bell)  # fmt: skip
 
     async def _claim(self) -> Claim | None:

@@ -12,6 +12,9 @@ import pytest
 import yaml
 from python_sources import ROOT, SERVICES
 
+from finery_contracts.permissions import INIT, grants
+from finery_kit.nats_config import password_variable, shared_config
+
 BASE = ROOT / "k8s" / "base"
 NAMES = [folder.name for folder in SERVICES]
 STARTS_ENGINES = {"dataset-ingest", "deployer", "evaluator", "trainer", "weight-validator"}
@@ -106,11 +109,35 @@ def test_the_dockerfile_copies_what_is_there_and_builds_both_images() -> None:
     assert set(re.findall(r" AS (\w[\w-]*)", text)) >= {"control", "ml"}
 
 
+def test_the_brokers_configuration_is_what_the_table_of_permissions_says() -> None:
+    assert (BASE / "nats.conf").read_text() == shared_config(), "finery bus-config > k8s/base/nats.conf"
+
+
+@pytest.mark.parametrize("name", [*NAMES, "bus-init"])
+def test_each_service_is_told_its_own_credential_and_no_other(name: str) -> None:
+    user = INIT if name == "bus-init" else name
+    described = _compose()["services"][name]["environment"]
+    (container,) = (found for found in _all_containers() if found["name"] == name)
+    env = {item["name"]: item for item in container["env"]}
+
+    assert described["FINERY_NATS_URL"].startswith(f"nats://{user}:${{{password_variable(user)}:?")
+    assert [key for key in described if key.startswith("FINERY_BUS_PASSWORD")] == []
+    assert env["FINERY_BUS_PASSWORD"]["valueFrom"]["secretKeyRef"]["key"] == password_variable(user)
+    assert env["FINERY_NATS_URL"]["value"] == f"nats://{user}:$(FINERY_BUS_PASSWORD)@nats:4222"
+    assert all(source.get("secretRef", {}).get("name") != "finery-bus" for source in container["envFrom"])
+
+
+def _all_containers() -> list[dict[str, Any]]:
+    pods = [found["spec"]["template"]["spec"] for found in _manifests() if found["kind"] in ("Deployment", "Job")]
+    return [container for pod in pods for container in pod["containers"]]
+
+
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="kubectl is not here")
 def test_kustomize_builds_the_base() -> None:
     built = subprocess.run(["kubectl", "kustomize", str(BASE)], capture_output=True, text=True, check=True)
 
-    assert len(list(yaml.safe_load_all(built.stdout))) == len(_manifests())
+    generated = 1  # the broker's configuration
+    assert len(list(yaml.safe_load_all(built.stdout))) == len(_manifests()) + generated
 
 
 @pytest.mark.skipif(shutil.which("docker") is None, reason="no container client is here")
@@ -120,7 +147,8 @@ def test_compose_accepts_its_file() -> None:
     checked = subprocess.run(
         ["docker", "compose", "--file", str(ROOT / "docker-compose.yml"), "config", "--quiet"],
         capture_output=True, text=True, check=False,
-        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "FINERY_BUS_PASSWORD": "x", "FINERY_INSTALLATION_SECRET": "0"},
+        env={"PATH": "/usr/local/bin:/usr/bin:/bin", "FINERY_INSTALLATION_SECRET": "0"}
+        | {password_variable(grant.user): "x" for grant in grants()},
     )  # fmt: skip
 
     assert checked.returncode == 0, checked.stderr

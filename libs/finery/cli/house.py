@@ -119,6 +119,27 @@ def bus_init_command() -> None:
         typer.echo("the bus is as it should be")
 
 
+def bus_config(
+    passwords: Annotated[
+        bool, typer.Option("--passwords", help="Instead: new random passwords, as lines of an .env file.")
+    ] = False,
+) -> None:
+    """Print nats-server's configuration, with each service's permissions; passwords come from its environment."""
+    with errors_shown(as_json=False):
+        import secrets
+
+        from finery_contracts.permissions import grants
+        from finery_kit.nats_config import password_variable, shared_config
+
+        if passwords:
+            for grant in grants():
+                typer.echo(
+                    f"{password_variable(grant.user)}=p{secrets.token_hex(24)}"
+                )  # a letter: the broker would read digits
+        else:
+            typer.echo(shared_config(), nl=False)
+
+
 engines = typer.Typer(help="Engine environments: where torch and its friends live.", no_args_is_help=True)
 
 
@@ -147,4 +168,5 @@ def register(app: typer.Typer) -> None:
     app.command("demo", epilog="Example: finery demo")(demo)
     app.command("run", epilog="Example: FINERY_NATS_URL=nats://… finery run trainer")(run_service)
     app.command("bus-init", epilog="Example: FINERY_NATS_URL=nats://… finery bus-init")(bus_init_command)
+    app.command("bus-config", epilog="Example: finery bus-config --passwords >> .env")(bus_config)
     app.add_typer(engines, name="engines")
