@@ -1,0 +1,163 @@
+"""One request for each POST of studio's surface, another that it must not be taken for, and owners that answer."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from studio_rig import GALLERY_MODEL, Rig
+
+from finery_contracts.access import Actor
+from finery_contracts.dead import Replayed
+from finery_contracts.errors import FineryError, NotFound
+from finery_contracts.jobs import TaskKind
+from finery_studio.edge import forward
+from finery_studio.edge.wishes import KEY_HEADER
+
+WITHOUT_KEY = {"/confirm/{token}"}
+"""Links that a person opens: no API key, so no project, and opening them twice is harmless anyway."""
+FILE = {"file": ("train.jsonl", b'{"messages": []}\n')}
+OTHER_FILE = {"file": ("train.jsonl", b'{"messages": [1]}\n')}
+
+
+@dataclass
+class Owner:
+    """Owners of other nouns, as they answer: each wish once, by its key."""
+
+    done: dict[str, Any] = field(default_factory=dict[str, Any])
+    asked: list[tuple[str, str | None]] = field(default_factory=list[tuple[str, str | None]])
+    fault: FineryError | None = None
+
+    async def __call__(
+        self, owner: str, verb: str, body: Any, answer: Any, *, actor: Actor, idempotency_key: str | None = None,
+        digest: str | None = None,
+    ) -> forward.Anything:  # fmt: skip
+        if verb == "list":
+            return forward.Anything({"data": [], "has_more": False})
+        self.asked.append((verb, idempotency_key))
+        if self.fault is not None:
+            raise self.fault
+        name = f"{idempotency_key}/{digest}" if idempotency_key else str(len(self.asked))
+        return forward.Anything(self.done.setdefault(name, self._made(verb, actor)))
+
+    def _made(self, verb: str, actor: Actor) -> dict[str, Any]:
+        number = len(self.done)
+        made = {"id": f"{verb}_{number}", "project": actor.project, "name": "chat", "secret": f"whsec_{number}"}
+        view = {
+            "model": "m", "model_name": "m", "state": "running", "qps": 1, "version": 1, "created_by": "u",
+            "created_at": "2026-01-01T00:00:00Z",
+        }  # fmt: skip
+        return {**made, **view} if verb in ("create", "start", "stop") else made
+
+
+@dataclass(frozen=True)
+class Letters:
+    """Dead letters, each of which can be replayed once."""
+
+    owner: Owner
+    jetstream: None
+
+    async def replay(self, number: int) -> Replayed:
+        if str(number) in self.owner.done:
+            raise NotFound("gone")
+        self.owner.done[str(number)] = {}
+        return Replayed(id=number, durable="studio", subject="finery.evt.p.task.t.created")
+
+
+@dataclass(frozen=True)
+class Sent:
+    """A request, and another one that it must not be taken for."""
+
+    path: str
+    said: dict[str, Any]
+    other: dict[str, Any]
+
+
+async def some_task(studio: Rig) -> str:
+    return (await studio.tune((await studio.upload()).id)).id
+
+
+async def _paused(studio: Rig) -> str:
+    task = await some_task(studio)
+    await studio.write(lambda tx: studio.studio.tasks.pause(tx, studio.actor.project, task))
+    return task
+
+
+async def tuning(studio: Rig) -> Sent:
+    wish = {"kind": "tune", "model": GALLERY_MODEL, "dataset": (await studio.upload()).id}
+    return Sent("/api/v1/tasks", {"json": wish}, {"json": {**wish, "name": "other"}})
+
+
+async def _job(studio: Rig) -> Sent:
+    wish = {"model": GALLERY_MODEL, "training_file": f"file-{(await studio.upload()).id.split('_')[1]}"}
+    return Sent("/v1/fine_tuning/jobs", {"json": wish}, {"json": {**wish, "suffix": "other"}})
+
+
+async def _cancel(studio: Rig) -> Sent:
+    return Sent(
+        f"/v1/fine_tuning/jobs/ftjob-{(await some_task(studio)).split('_')[1]}/cancel", {}, {"json": {"other": 1}}
+    )
+
+
+async def _published(studio: Rig) -> Sent:
+    await some_task(studio)
+    done = await studio.work()
+    model = (await studio.task(done[-1].task_id)).result["model"]
+    return Sent(f"/api/v1/models/{model}/publish", {"json": {"name": "kept"}}, {"json": {"name": "other"}})
+
+
+async def _deploy(studio: Rig) -> Sent:
+    await some_task(studio)
+    await studio.work(TaskKind.IMPORT, TaskKind.VALIDATE)
+    wish = {"name": "chat", "model": GALLERY_MODEL}
+    return Sent("/api/v1/deployments", {"json": wish}, {"json": {**wish, "name": "other"}})
+
+
+def _move(verb: str, task: Callable[[Rig], Awaitable[str]]) -> Callable[[Rig], Awaitable[Sent]]:
+    async def sent(studio: Rig) -> Sent:
+        return Sent(f"/api/v1/tasks/{await task(studio)}/{verb}", {}, {"json": {"other": 1}})
+
+    return sent
+
+
+def _plain(path: str, said: dict[str, Any], other: dict[str, Any]) -> Callable[[Rig], Awaitable[Sent]]:
+    async def sent(_: Rig) -> Sent:
+        return Sent(path, said, other)
+
+    return sent
+
+
+def _json(path: str, said: dict[str, Any], other: dict[str, Any]) -> Callable[[Rig], Awaitable[Sent]]:
+    return _plain(path, {"json": said}, {"json": other})
+
+
+HOOK = {"topic": "jobs", "url": "https://example.com/hook"}
+MODEL = {"name": "mine", "source": {"gallery": GALLERY_MODEL}}
+SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
+    "/api/v1/projects": _json("/api/v1/projects", {"name": "shop"}, {"name": "other"}),
+    "/api/v1/keys": _json("/api/v1/keys", {"description": "a"}, {"description": "b"}),
+    "/api/v1/datasets": _plain("/api/v1/datasets", {"files": FILE}, {"files": OTHER_FILE}),
+    "/v1/files": _plain(
+        "/v1/files", {"files": FILE, "data": {"purpose": "fine-tune"}}, {"files": FILE, "data": {"purpose": "evals"}}
+    ),
+    "/api/v1/models": _json("/api/v1/models", MODEL, {**MODEL, "name": "other"}),
+    "/api/v1/models/{ref}/publish": _published,
+    "/api/v1/tasks": tuning,
+    "/api/v1/tasks/{task_id}/terminate": _move("terminate", some_task),
+    "/api/v1/tasks/{task_id}/pause": _move("pause", some_task),
+    "/api/v1/tasks/{task_id}/resume": _move("resume", _paused),
+    "/api/v1/tasks/{task_id}/copy": _move("copy", some_task),
+    "/v1/fine_tuning/jobs": _job,
+    "/v1/fine_tuning/jobs/{job_id}/cancel": _cancel,
+    "/api/v1/deployments": _deploy,
+    "/api/v1/deployments/{ref}/start": _plain("/api/v1/deployments/chat/start", {}, {"json": {"other": 1}}),
+    "/api/v1/deployments/{ref}/stop": _plain("/api/v1/deployments/chat/stop", {}, {"json": {"other": 1}}),
+    "/api/v1/dead/{number}/replay": _plain("/api/v1/dead/7/replay", {}, {"json": {"other": 1}}),
+    "/api/v1/topics": _json("/api/v1/topics", {"name": "jobs"}, {"name": "other"}),
+    "/api/v1/subscriptions": _json("/api/v1/subscriptions", HOOK, {**HOOK, "description": "other"}),
+}
+
+
+def under(key: str) -> dict[str, str]:
+    return {KEY_HEADER: key}
