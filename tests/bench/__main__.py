@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import hot, submit, up
+from tests.bench import hot, meter, submit, up
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,16 @@ def _hot() -> list[Figure]:
     return [Figure("event_handler_ratio", hot.measure(), 0.8, floor=True)]
 
 
+def _meter() -> list[Figure]:
+    return [Figure("meter_ratio", meter.measure(), 0.5, floor=True)]
+
+
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "up_ready_s": _up,
     "up_memory_mb": _up,
     "submit_to_engine_ms": _submit,
     "event_handler_ratio": _hot,
+    "meter_ratio": _meter,
 }
 
 

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, insert, update
+from sqlalchemy import func, update
 from sqlalchemy.sql.expression import bindparam
 from sqlmodel import Field, Session, select
 
 from finery_billing_meter.deadlines.domain import Live
 from finery_billing_meter.ledger.domain import text_of
-from finery_billing_meter.ledger.store import Table
+from finery_billing_meter.ledger.store import Table, write_all
 
 
 class LiveRow(Table, table=True):
@@ -56,7 +56,7 @@ def save(session: Session, before: Collection[str], lives: Iterable[Live]) -> No
     rows = [_row(live) for live in lives]
     new = [row for row in rows if row["noun_id"] not in before]
     if new:
-        session.execute(insert(LIVE), new)
+        write_all(session, LIVE, new)
     changed = [{**row, "the_id": row["noun_id"]} for row in rows if row["noun_id"] in before]
     if changed:
         session.connection().execute(update(LIVE).where(LIVE.c.noun_id == bindparam("the_id")), changed)

@@ -23,7 +23,7 @@ def announce(tx: Transaction, rows: Iterable[Row], *, traceparent: str | None = 
     for project, written in projects.items():
         for place in range(0, len(written), LINES):
             some = written[place : place + LINES]
-            data = LinesWritten(
+            data = LinesWritten.model_construct(
                 project=project, currency=some[0]["currency"],
                 total=from_parts(sum(row["amount_parts"] for row in some)), lines=[view(row) for row in some],
             )  # fmt: skip

@@ -11,7 +11,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from sqlalchemy import BigInteger, Index, MetaData, UniqueConstraint, insert, text
+from sqlalchemy import BigInteger, Index, MetaData, UniqueConstraint, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, Session, SQLModel, select
 from ulid import ULID
@@ -142,8 +142,8 @@ def add_rows(session: Session, rows: list[Row]) -> list[Row]:
 def add_counts(session: Session, counts: Sequence[TokenCount]) -> None:
     """Write token counts."""
     if counts:
-        session.execute(
-            insert(TOKENS),
+        write_all(
+            session, TOKENS,
             [
                 {
                     "key": c.source, "project": c.project, "deployment": c.deployment, "kind": c.kind,
@@ -174,13 +174,22 @@ def corrections(rows: Iterable[Row], wanted: Iterable[Line], *, now: datetime, c
     return more
 
 
+def write_all(session: Session, table: Any, rows: Sequence[Row]) -> None:
+    """Insert rows that name every column, in one call of the driver: half of the hot path was the compiler's."""
+    session.flush()
+    names = [column.name for column in table.columns]
+    mark = "%({})s" if session.get_bind().dialect.name == "postgresql" else ":{}"
+    places = ", ".join(mark.format(name) for name in names)
+    session.connection().exec_driver_sql(f"insert into {table.name} ({', '.join(names)}) values ({places})", list(rows))
+
+
 def view(row: Row) -> LedgerLine:
     """As the world sees it."""
     unit: Unit = row["unit"]
     key = row["source"]
     if row["package"]:
         key = f"{key}/{row['package']}:{row['period']}"
-    return LedgerLine(
+    return LedgerLine.model_construct(  # every value comes from our own table
         id=row["id"], project=row["project"], key=f"{key}#{row['revision']}" if row["revision"] else key,
         noun=row["noun"], noun_id=row["noun_id"], name=row["name"], description=row["description"],
         quantity=from_parts(row["quantity_parts"], quantity_parts(unit)), unit=unit,
@@ -225,7 +234,7 @@ def _insert(session: Session, rows: list[Row]) -> list[Row]:
         first = int(ULID())
         for place, row in enumerate(rows):
             row["id"] = f"line_{str(ULID.from_int(first + place)).lower()}"
-        session.execute(insert(LEDGER), rows)
+        write_all(session, LEDGER, rows)
     return rows
 
 
