@@ -126,6 +126,7 @@ class TaskView(Record):
     created_by: str
     pool: str = "public"
     flavour: str = "cpu"
+    price: str | None = Field(default=None, description="the flavour's name in the price list; None: its own name")
     instances: int = 1
     priority: int = 50
     place: int | None = Field(default=None, description="in the queue of its pool, 1 is next; filled in when read")

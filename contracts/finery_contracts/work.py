@@ -19,6 +19,9 @@ class ClaimRequest(Record):
     worker: str
     kinds: list[TaskKind]
     pool: str = "public"
+    flavours: list[str] = Field(default_factory=lambda: ["cpu"], description="what this worker offers")
+    free_slots: int | None = Field(default=None, ge=0, description="slots it has left; None: enough for anything")
+    slots: int | None = Field(default=None, ge=0, description="slots it has when nothing runs; None: any number")
 
 
 class Claim(Record):
@@ -29,6 +32,7 @@ class Claim(Record):
     project: str
     spec: EngineSpec
     resume_from: list[str] = Field(default_factory=list, description="store URLs of checkpoints, newest first")
+    slots: int = Field(default=1, description="slots of the worker that it takes")
     traceparent: str | None = None
     progress_interval_s: float = 1.0
 

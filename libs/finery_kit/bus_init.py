@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+from collections.abc import Awaitable, Callable, Sequence
 
 from nats.aio.client import Client
 from nats.js import JetStreamContext
@@ -50,6 +52,30 @@ async def heal_consumers(jetstream: JetStreamContext, pools: tuple[str, ...]) ->
     wanted = [(stream.name, spec) for stream in STREAMS for spec in stream.consumers]
     wanted += [(WORK.name, work_consumer(kind, pool)) for kind in TaskKind for pool in pools]
     await asyncio.gather(*(_consumer(jetstream, stream, spec) for stream, spec in wanted))
+
+
+async def heal_doorbells(jetstream: JetStreamContext, pools: Callable[[], Awaitable[Sequence[str]]]) -> None:
+    """Make the doorbells of every pool that is missing some, and remove those of pools that are gone.
+
+    The pools are asked for after the look at what is there: a pool made meanwhile does not lose its doorbells.
+    """
+    there = await _doorbells(jetstream)
+    wanted = {spec.durable: spec for pool in await pools() for kind in TaskKind for spec in [work_consumer(kind, pool)]}
+    missing = [spec for durable, spec in wanted.items() if durable not in there]
+    await asyncio.gather(*(_consumer(jetstream, WORK.name, spec) for spec in missing))
+    for durable in there - wanted.keys():
+        with contextlib.suppress(NotFoundError):
+            await jetstream.delete_consumer(WORK.name, durable)
+
+
+async def _doorbells(jetstream: JetStreamContext) -> set[str]:
+    found = set[str]()
+    while page := await jetstream.consumers_info(WORK.name, offset=len(found)):
+        names = {info.name for info in page}
+        if names <= found:
+            break
+        found |= names
+    return found
 
 
 async def watch(client: Client, pools: tuple[str, ...] = ("public",)) -> None:

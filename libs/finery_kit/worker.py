@@ -11,6 +11,7 @@ import logging
 import os
 import shutil
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +44,7 @@ class Engine:
 
 @dataclass
 class Worker:
-    """A worker of one service; ``slots`` attempts at a time."""
+    """A worker of one service; attempts take slots, one each unless their flavour says more."""
 
     service: Service
     engines: dict[TaskKind, Engine]
@@ -52,6 +53,7 @@ class Worker:
     folder: Path
     slots: int = 1
     pool: str = "public"
+    flavours: Sequence[str] = ("cpu",)
     name: str = field(init=False)
     _bell: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _attempts: dict[str, tuple[Attempt, asyncio.Task[None]]] = field(
@@ -71,7 +73,7 @@ class Worker:
         """While there is a free slot: claim; else, or when nothing waits, sleep until the bell rings."""
         while True:
             self._bell.clear()
-            while len(self._attempts) < self.slots and not self._draining:
+            while self._free_slots > 0 and not self._draining:
                 claim = await self._claim()
                 if claim is None:
                     break
@@ -88,6 +90,10 @@ class Worker:
         for attempt, _ in attempts:
             attempt.leave()
         await asyncio.gather(*(task for _, task in attempts), return_exceptions=True)
+
+    @property
+    def _free_slots(self) -> int:
+        return self.slots - sum(attempt.claim.slots for attempt, _ in self._attempts.values())
 
     async def _clear(self) -> None:
         """What a killed worker left: nobody will ask for it again."""
@@ -107,7 +113,10 @@ class Worker:
         )(on_bell)  # fmt: skip
 
     async def _claim(self) -> Claim | None:
-        request = ClaimRequest(request_id=str(ULID()), worker=self.name, kinds=list(self.engines), pool=self.pool)
+        request = ClaimRequest(
+            request_id=str(ULID()), worker=self.name, kinds=list(self.engines), pool=self.pool,
+            flavours=list(self.flavours), free_slots=self._free_slots, slots=self.slots,
+        )  # fmt: skip
         for _ in range(3):  # an answer that was lost is asked for again under the same request id
             try:
                 answer = await ask(

@@ -25,6 +25,6 @@ def build(settings: DatasetIngestSettings, executor: Executor | None = None) -> 
     service = Service(NAME, settings)
     Worker(
         service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
-        slots=settings.dataset_ingest_slots, pool=settings.pool,
+        slots=settings.dataset_ingest_slots, pool=settings.pool, flavours=settings.flavours,
     )  # fmt: skip
     return service

@@ -25,6 +25,6 @@ def build(settings: EvaluatorSettings, executor: Executor | None = None) -> Serv
     service = Service(NAME, settings)
     Worker(
         service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
-        slots=settings.evaluator_slots, pool=settings.pool,
+        slots=settings.evaluator_slots, pool=settings.pool, flavours=settings.flavours,
     )  # fmt: skip
     return service

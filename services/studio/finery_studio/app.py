@@ -45,6 +45,11 @@ from finery_studio.models import http as model_http
 from finery_studio.models import store as model_store
 from finery_studio.models.gallery import load_gallery
 from finery_studio.models.handlers import ModelDesk
+from finery_studio.pools import http as pool_http
+from finery_studio.pools.flavours import load_flavours
+from finery_studio.pools.handlers import PoolDesk
+from finery_studio.pools.recount import recount
+from finery_studio.pools.store import Policy, Quota
 from finery_studio.projects import http as project_http
 from finery_studio.projects import store as project_store
 from finery_studio.projects.desk import KeyDesk
@@ -84,6 +89,8 @@ class Studio:
             self.ring,
         )  # fmt: skip
         self.routes = {kind: partial(handler, desk=self.tasks) for kind, handler in ROUTES.items()}
+        default = Quota(running_slots=settings.quota_running_slots, waiting_tasks=settings.quota_waiting_tasks)
+        self.pools = PoolDesk(Policy(flavours=load_flavours(settings.flavours_file), default=default), self.ring)
         self.loops = Loops(self.database, self.service, self.tasks, self.models, settings, self.storage, clock)
         self._plug_in_kinds()
         self.web: WebServer | None = None
@@ -179,6 +186,8 @@ class Studio:
                 self.keys.add_key(
                     tx, project.id, "operator", role=Role.OPERATOR, description="first key", secret=secret
                 )
+            self.pools.begin(tx)
+            recount(tx)
 
         await self.database.write(make)
 
@@ -212,6 +221,7 @@ class Studio:
             event_http.routes(self.gate, self.database, self.settings.spans_file),
             dead.routes(self.gate, lambda: self.service.jetstream),
             task_http.routes(self.task_routes),
+            pool_http.routes(self.gate, self.database, self.pools, self.loops.pools_changed),
             tuning_openai.routes(self.task_routes),
             forward.routes(self.gate, self._ask, self.resolve),
             forward.confirmation_routes(self._ask),

@@ -12,10 +12,13 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from finery_contracts.streams import work_subject
+from finery_kit.bus_init import heal_doorbells
 from finery_kit.db import Database, utc_now
 from finery_kit.service import Loop, Service
 from finery_kit.storage import Storage
 from finery_studio.models.handlers import ModelDesk
+from finery_studio.pools.queue import waiting_bells
+from finery_studio.pools.store import pool_ids
 from finery_studio.settings import StudioSettings
 from finery_studio.tasks import logs, store
 from finery_studio.tasks.handlers import TaskDesk
@@ -26,6 +29,7 @@ EXPIRE_EVERY_S = 60.0
 FORGOTTEN_S = 600
 """Longer than nats-py takes to find a connection dead and to open another, which forgets the pings of the old one."""
 LOCK_LOGS = 4251
+LOOK_AT_POOLS_EVERY_S = 30.0
 
 
 @dataclass
@@ -40,12 +44,13 @@ class Loops:
     storage: Storage
     clock: Callable[[], datetime] = utc_now
     _bell: asyncio.Event = field(init=False, default_factory=asyncio.Event)
+    _pools: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _loop: asyncio.AbstractEventLoop | None = field(init=False, default=None)
 
     @property
     def all(self) -> list[Loop]:
         """In the order of their start."""
-        return [self.ring_loop, self.lost_loop, self.expire_loop, self.logs_loop]
+        return [self.ring_loop, self.lost_loop, self.expire_loop, self.logs_loop, self.pool_loop]
 
     def begin(self) -> None:
         """Remember the event loop that ``ring`` is to reach."""
@@ -56,11 +61,16 @@ class Loops:
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._bell.set)
 
+    def pools_changed(self) -> None:
+        """A pool was made or removed: so are its doorbells. Safe from any thread."""
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._pools.set)
+
     async def ring_loop(self) -> None:
         """Ring for every kind and pool in which work waits; again every five seconds while it does."""
         while True:
             self._bell.clear()
-            for kind, pool in await self.database.read(store.waiting_bells):
+            for kind, pool in await self.database.read(waiting_bells):
                 await self.service.client.publish(work_subject(kind, pool), b"")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RING_EVERY_S):
@@ -91,6 +101,16 @@ class Loops:
                     await self.database.write(lambda tx, done=chore: logs.settle(tx, done))
             if not todo:
                 await asyncio.sleep(EXPIRE_EVERY_S)
+
+    async def pool_loop(self) -> None:
+        """Every pool has its doorbells; again every thirty seconds, in case somebody deleted one."""
+        while True:
+            self._pools.clear()
+            if await self._on_the_bus():
+                await heal_doorbells(self.service.jetstream, lambda: self.database.read(pool_ids))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_AT_POOLS_EVERY_S):
+                    await self._pools.wait()
 
     async def _on_the_bus(self) -> bool:
         """Asks the broker: a connection that hangs looks open for minutes.

@@ -22,6 +22,9 @@ class StudioSettings(Settings):
     heartbeat_limit_s: float = Field(default=10.0, gt=0, description="an attempt without heartbeat is lost after this")
     hang_factor: float = Field(default=20.0, gt=1, description="a hang is suspected after this many median steps")
     hang_floor_s: float = Field(default=60.0, gt=0, description="and never sooner than this")
+    flavours_file: Path | None = Field(default=None, description="more flavours, same shape as the shipped file")
+    quota_running_slots: int = Field(default=64, ge=0, description="of a project for which an operator set none")
+    quota_waiting_tasks: int = Field(default=10_000, ge=0, description="likewise")
     max_attempts: int = Field(default=3, ge=1, le=100)
     operator_key: str | None = Field(
         default=None, description="first key of the default project; default: home/api_key"

@@ -25,6 +25,6 @@ def build(settings: TrainerSettings, executor: Executor | None = None) -> Servic
     service = Service(NAME, settings)
     Worker(
         service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
-        slots=settings.trainer_slots, pool=settings.pool,
+        slots=settings.trainer_slots, pool=settings.pool, flavours=settings.flavours,
     )  # fmt: skip
     return service

@@ -11,4 +11,5 @@ class TrainerSettings(Settings):
     """See the README for what each knob does."""
 
     trainer_slots: int = Field(default=1, ge=1, le=64, description="attempts at a time")
-    pool: str = "public"
+    pool: str = Field(default="public", description="id of the pool it works for")
+    flavours: list[str] = Field(default_factory=lambda: ["cpu"], min_length=1, description="what this machine offers")

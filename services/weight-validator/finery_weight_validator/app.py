@@ -26,6 +26,6 @@ def build(settings: WeightValidatorSettings, executor: Executor | None = None) -
     service = Service(NAME, settings)
     Worker(
         service, ENGINES, executor or LocalExecutor(), Storage(settings.store), settings.home / "work" / NAME,
-        slots=settings.weight_validator_slots, pool=settings.pool,
+        slots=settings.weight_validator_slots, pool=settings.pool, flavours=settings.flavours,
     )  # fmt: skip
     return service

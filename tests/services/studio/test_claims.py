@@ -18,6 +18,9 @@ from finery_contracts.work import AttemptEnd, ClaimRequest, HeartbeatRequest, Re
 from finery_kit.db import Database
 from finery_kit.delivery import DELIVERY_METADATA, events_since
 from finery_kit.testing import VirtualClock
+from finery_studio.pools.flavours import load_flavours
+from finery_studio.pools.handlers import PoolDesk
+from finery_studio.pools.store import Policy
 from finery_studio.store import STUDIO_METADATA
 from finery_studio.tasks import store
 from finery_studio.tasks.handlers import HangRule, TaskDesk
@@ -68,6 +71,7 @@ async def rig(database_url: str, clock: VirtualClock) -> AsyncIterator[Rig]:
     """A fresh database."""
     database = Database(database_url, STUDIO_METADATA, DELIVERY_METADATA, clock=clock)
     database.open()
+    await database.write(PoolDesk(Policy(flavours=load_flavours()), lambda: None).begin)
     outcomes: Any = dict.fromkeys(TaskKind, lambda tx, task: {})
     yield Rig(database, TaskDesk(database, SPECS, outcomes, 3, HangRule(20, 60), lambda: None, lambda: None))
     database.close()

@@ -96,6 +96,11 @@ class ModelDesk:
             )  # fmt: skip
         return self.gallery[gallery_id]
 
+    def size_of(self, view: ModelView) -> int | None:
+        """Parameters of the model, or of its gallery entry while it is not there yet; None: nobody knows yet."""
+        entry = self.gallery.get(view.gallery or "")
+        return view.parameters or (entry.parameters if entry else None)
+
     def for_use(self, tx: Transaction, ref: str, actor: Actor) -> tuple[ModelView, tuple[str, ...]]:
         """A model that someone names as input, and the tasks to wait for.
 
@@ -256,7 +261,7 @@ class ModelDesk:
         )  # fmt: skip
         new = NewTask(
             TaskKind.VALIDATE, f"validate-{view.name}", {"model": view.id}, options, task_id=task_id,
-            result={"model": view.id},
+            result={"model": view.id}, follows=True,
         )  # fmt: skip
         submit(tx, new, actor, self.specs)
         for row in task_store.dependents(tx.session, cause.id):

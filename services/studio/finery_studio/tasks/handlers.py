@@ -22,6 +22,8 @@ from finery_contracts.work import (
     Report,
 )
 from finery_kit.db import Database, Transaction
+from finery_studio.pools.queue import next_task
+from finery_studio.pools.store import slots_of
 from finery_studio.tasks import domain, pulses, store
 from finery_studio.tasks.submit import SpecMaker, advance, give_up
 
@@ -63,7 +65,7 @@ class TaskDesk:
         given = tx.session.get(store.ClaimRow, request.request_id)
         if given is not None:
             return ClaimAnswer.model_validate_json(given.answer)
-        row = store.best_claimable(tx.session, request.kinds, request.pool)
+        row = next_task(tx, request)
         if row is None:
             return ClaimAnswer()
         task = store.save(tx, row, domain.claim(store.view_of(row), request.worker, tx.now))
@@ -74,6 +76,7 @@ class TaskDesk:
             {
                 "task_id": task.id, "attempt": len(task.attempts), "project": task.project, "resume_from": resume,
                 "spec": _json(row.spec), "traceparent": row.traceparent,
+                "slots": slots_of(tx.session, row.flavour),
             }
         )  # fmt: skip
         answer = ClaimAnswer(claim=claim)

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Body, Depends, Query, Request
 from fastapi.responses import FileResponse, StreamingResponse
 from pydantic import Field, TypeAdapter
+from sqlmodel import Session
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.errors import InvalidRequest, NotFound, NotOffered
@@ -24,7 +25,8 @@ from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.events.streams import Stored
 from finery_studio.models.requests import ImportRequest, ValidateRequest
-from finery_studio.tasks import store
+from finery_studio.pools.queue import told
+from finery_studio.tasks import listing, store
 from finery_studio.tasks.handlers import TaskDesk
 from finery_studio.tasks.logs import archived_lines, clear
 from finery_studio.tasks.moves import IllegalMove
@@ -94,23 +96,35 @@ def routes(desk: TaskRoutes) -> APIRouter:
 
     @router.get("")
     async def list_all(
+        request: Request,
         actor: Actor = reader,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
         after: str | None = None,
         kind: TaskKind | None = None,
         state: TaskState | None = None,
+        pool: str | None = None,
+        user: str | None = None,
         search: str | None = None,
+        sort: listing.Sort = listing.NEWEST_FIRST,
     ) -> dict[str, Any]:
-        rows = await desk.database.read(
-            lambda s: store.list_tasks(
-                s, actor.project, kind=kind, state=state, search=search, after=after, limit=limit + 1
-            )
-        )
-        return page([store.view_of(row) for row in rows], limit)
+        wanted = listing.Wanted(
+            kind=kind, state=state, pool=pool, user=user, search=search, sort=sort,
+            metadata=listing.metadata_of(request.url.query), after=after, limit=limit + 1,
+        )  # fmt: skip
+
+        def read(session: Session) -> dict[str, Any]:
+            rows = listing.list_tasks(session, actor.project, wanted)
+            answer = page(told(session, [store.view_of(row) for row in rows]), limit)
+            return {**answer, "next": listing.cursor(rows[limit - 1], sort) if answer["has_more"] else None}
+
+        return await desk.database.read(read)
 
     @router.get("/{task_id}")
     async def one(task_id: str, actor: Actor = reader) -> TaskView:
-        return await load(actor, task_id)
+        def read(session: Session) -> TaskView:
+            return told(session, [store.view_of(store.load(session, actor.project, task_id))], every_place=True)[0]
+
+        return await desk.database.read(read)
 
     @router.get("/{task_id}/metrics")
     async def metrics(task_id: str, actor: Actor = reader, after: int = 0) -> dict[str, Any]:

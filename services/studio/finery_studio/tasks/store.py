@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
 from datetime import datetime, timedelta
+from typing import Any
 
-from sqlalchemy import Text, delete
-from sqlmodel import Field, Session, col, or_, select
+from sqlalchemy import Index, Text, delete, text
+from sqlmodel import Field, Session, col, select
 
 from finery_contracts.errors import NotFound
-from finery_contracts.jobs import TaskKind
 from finery_contracts.tasks import TaskView
 from finery_kit.columns import UtcText
 from finery_kit.db import Transaction
 from finery_kit.delivery import emit
+from finery_studio.pools.counts import Spot, Standing, count
 from finery_studio.store import StudioTable
 from finery_studio.tasks.domain import claimable, has_live_attempt
 from finery_studio.tasks.moves import Decision
@@ -26,19 +27,21 @@ class TaskRow(StudioTable, table=True):
 
     __tablename__ = "task"  # pyright: ignore[reportAssignmentType]
     id: str = Field(primary_key=True)
-    project: str = Field(index=True)
-    kind: str = Field(index=True)
+    project: str
+    kind: str
     state: str = Field(index=True)
-    name: str = Field(index=True)
+    name: str
     pool: str
-    claimable: bool = Field(default=False, index=True)
+    flavour: str = "cpu"
+    claimable: bool = False
     live: bool = Field(default=False, index=True)
     priority: int = 0
     attempt: int = 0
     report_seq: int = 0
     stop_reason: str | None = None
+    counted: str | None = None
     created_by: str
-    created_at: str = Field(index=True)
+    created_at: str
     traceparent: str | None = None
     ended_at: str | None = Field(default=None, index=True)
     keep_logs: str | None = None
@@ -46,6 +49,41 @@ class TaskRow(StudioTable, table=True):
     asked: str = Field(default="{}", sa_type=Text)
     spec: str | None = Field(default=None, sa_type=Text)
     view: str = Field(sa_type=Text)
+
+
+# SQLite takes an index of some rows only where the query says the very same words.
+_WAITS: dict[str, Any] = {"sqlite_where": text("claimable IS 1"), "postgresql_where": text("claimable IS true")}
+_COUNTS: dict[str, Any] = {"sqlite_where": text("counted is not null"), "postgresql_where": text("counted is not null")}
+_ROW = TaskRow
+# One index for each order of a list and each filter; ids sort by age. The name beside the id is for searching.
+Index("ix_task_by_age", col(_ROW.project), col(_ROW.id), col(_ROW.name))
+Index("ix_task_by_name", col(_ROW.project), col(_ROW.name), col(_ROW.id))
+Index("ix_task_by_state", col(_ROW.project), col(_ROW.state), col(_ROW.id))
+Index("ix_task_by_kind", col(_ROW.project), col(_ROW.kind), col(_ROW.id))
+Index("ix_task_by_priority", col(_ROW.project), col(_ROW.priority), col(_ROW.id))
+# The queue of each project, kind and flavour in a pool, in the order in which it is served.
+Index(
+    "ix_task_queue", col(_ROW.pool), col(_ROW.project), col(_ROW.kind), col(_ROW.flavour), col(_ROW.priority).desc(),
+    col(_ROW.id), **_WAITS,
+)  # fmt: skip
+Index(
+    "ix_task_counted",
+    col(_ROW.pool),
+    col(_ROW.flavour),
+    col(_ROW.kind),
+    col(_ROW.project),
+    col(_ROW.counted),
+    **_COUNTS,
+)
+
+
+class LabelRow(StudioTable, table=True):
+    """One entry of a task's metadata, to be found by: as a digest, because people's values have any length."""
+
+    __tablename__ = "task_label"  # pyright: ignore[reportAssignmentType]
+    project: str = Field(primary_key=True)
+    label: str = Field(primary_key=True)
+    task: str = Field(primary_key=True, index=True)
 
 
 class NeedRow(StudioTable, table=True):
@@ -82,6 +120,11 @@ class WatchRow(StudioTable, table=True):
     id: int = Field(primary_key=True)
     awake_at: datetime = Field(sa_type=UtcText)
     counts_from: datetime = Field(sa_type=UtcText)
+
+
+def label_of(key: str, value: str) -> str:
+    """What an entry of metadata is found by."""
+    return hashlib.sha256(f"{key}\0{value}".encode()).hexdigest()[:32]
 
 
 def view_of(row: TaskRow) -> TaskView:
@@ -125,6 +168,7 @@ def save(tx: Transaction, row: TaskRow, decision: Decision) -> TaskView:
     row.state, row.claimable, row.attempt = str(task.state), claimable(task), len(task.attempts)
     row.live, row.priority, row.stop_reason = has_live_attempt(task), task.priority, task.stop_reason
     row.ended_at, row.keep_logs = task.ended_at.isoformat() if task.ended_at else None, task.keep_logs
+    row.counted = count(tx, _spot(row), was=row.counted, now=standing(task))
     row.view = task.model_dump_json()
     tx.session.add(row)
     for fact in facts:
@@ -140,31 +184,28 @@ def remove(tx: Transaction, row: TaskRow) -> None:
     for pulse in filter(None, [tx.session.get(PulseRow, row.id)]):
         tx.session.delete(pulse)
     tx.session.execute(delete(NeedRow).where(col(NeedRow.task) == row.id))
+    tx.session.execute(delete(LabelRow).where(col(LabelRow.task) == row.id))
+    row.counted = count(tx, _spot(row), was=row.counted, now=None)
     tx.session.delete(row)
 
 
-def best_claimable(session: Session, kinds: Sequence[TaskKind], pool: str) -> TaskRow | None:
-    """The task a free worker should take: priority first, then age."""
-    query = (
-        select(TaskRow)
-        .where(col(TaskRow.claimable).is_(True), col(TaskRow.kind).in_([str(k) for k in kinds]), TaskRow.pool == pool)
-        .order_by(col(TaskRow.priority).desc(), col(TaskRow.id))
-        .limit(1)
-        .with_for_update(skip_locked=True)
-    )
-    return session.exec(query).first()
+def standing(task: TaskView) -> Standing | None:
+    """How it counts among what its project has; None when it has ended."""
+    if task.state.ended:
+        return None
+    if has_live_attempt(task):
+        return Standing.RUNNING
+    return Standing.WAITING if claimable(task) else Standing.HELD
+
+
+def _spot(row: TaskRow) -> Spot:
+    return row.pool, row.flavour, row.kind, row.project
 
 
 def forget_claims(tx: Transaction) -> None:
     """Nobody asks for a claim again after minutes, and the spec in it is large."""
     old = (tx.now - CLAIMS_KEPT).isoformat()
     tx.session.execute(delete(ClaimRow).where(col(ClaimRow.created_at) < old))
-
-
-def waiting_bells(session: Session) -> list[tuple[str, str]]:
-    """(kind, pool) for which work waits."""
-    query = select(TaskRow.kind, TaskRow.pool).where(col(TaskRow.claimable).is_(True)).distinct()
-    return list(session.exec(query))
 
 
 def dependents(session: Session, task_id: str) -> list[TaskRow]:
@@ -183,27 +224,6 @@ def unmet_needs(session: Session, task_id: str) -> int:
         .where(NeedRow.task == task_id, TaskRow.state != "succeeded")
     )
     return len(list(session.exec(query)))
-
-
-def list_tasks(
-    session: Session, project: str, *, kind: str | None = None, state: str | None = None, search: str | None = None,
-    after: str | None = None, limit: int = 20, metadata: dict[str, str] | None = None,
-) -> list[TaskRow]:  # fmt: skip
-    """Newest first; ``after`` is the last id of the page before."""
-    query = select(TaskRow).where(TaskRow.project == project)
-    if kind:
-        query = query.where(TaskRow.kind == kind)
-    if state:
-        query = query.where(TaskRow.state == state)
-    if search:
-        query = query.where(or_(col(TaskRow.name).contains(search, autoescape=True), col(TaskRow.id) == search))
-    if after:
-        query = query.where(col(TaskRow.id) < after)
-    rows = session.exec(query.order_by(col(TaskRow.id).desc()).limit(limit if not metadata else None))
-    if not metadata:
-        return list(rows)
-    wanted = metadata.items()
-    return [row for row in rows if wanted <= view_of(row).metadata.items()][:limit]
 
 
 def users_of(session: Session, project: str, noun_id: str) -> list[str]:

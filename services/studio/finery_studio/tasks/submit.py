@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from finery_contracts.access import Actor
@@ -15,6 +16,7 @@ from finery_contracts.options import TaskOptions
 from finery_contracts.tasks import TaskCreated, TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_kit.telemetry import current_traceparent
+from finery_studio.pools.handlers import Wish, admit
 from finery_studio.tasks import domain, store
 
 MAX_NAME = 64
@@ -37,51 +39,41 @@ class NewTask:
     needs: tuple[str, ...] = ()
     result: Mapping[str, str] | None = None
     task_id: str | None = None
+    method: str | None = None
+    model_parameters: int | None = None
+    """Of the model that has to fit the flavour."""
+    follows: bool = False
+    """True: it comes of another task, so it is not refused because too many wait."""
 
 
 def submit(tx: Transaction, new: NewTask, actor: Actor, specs: Mapping[TaskKind, SpecMaker]) -> TaskView:
     """Store the task and, when it waits for nothing, queue it.
 
     Raises:
+        NotFound, InvalidRequest: no such pool or flavour, or it cannot do that.
+        RateLimited: too many of the project's tasks wait.
         TooLarge: what was asked for is larger than ``MAX_TASK_BYTES``.
     """
     chosen = new.options
-    task = TaskView(
-        id=new.task_id or new_id("task"),
-        project=actor.project,
-        kind=new.kind,
-        name=chosen.name or new.name[:MAX_NAME],
-        description=chosen.description,
-        state=TaskState.CREATED,
-        phase="waiting",
-        why_waiting=_why(new.needs),
-        version=1,
-        created_by=actor.user,
-        pool=chosen.pool,
-        flavour=chosen.flavour,
-        priority=chosen.priority,
-        auto_stop_s=chosen.auto_stop_s,
-        on_hang=chosen.on_hang,
-        keep_logs=chosen.keep_logs,
-        created_at=tx.now,
-        waits_for=list(new.needs),
-        request=new.request,
-        notify=chosen.notify,
-        metadata=chosen.metadata,
-        result=dict(new.result or {}),
-    )
+    wish = Wish(new.kind, chosen.pool, chosen.flavour, new.method, new.model_parameters)
+    pool, flavour = admit(tx, wish, actor.project, counted=not new.follows)
+    placed = {"pool": pool, "flavour": flavour.name, "price": flavour.price}
+    task = _view(new, actor, now=tx.now).model_copy(update=placed)
     size = len(task.model_dump_json())
     if size > MAX_TASK_BYTES:
         raise TooLarge(
             f"the task has {size:,} characters, {MAX_TASK_BYTES:,} are the limit; shorten name, options or metadata",
             code="task_too_large",
         )
+    asked = {**chosen.model_dump(mode="json", exclude_unset=True, by_alias=True), "kind": new.kind}
     row = store.TaskRow(
         id=task.id, project=task.project, kind=str(task.kind), state=str(task.state), name=task.name, pool=task.pool,
-        created_by=task.created_by, created_at=tx.now.isoformat(), traceparent=current_traceparent(), view="",
-        asked=json.dumps({**chosen.model_dump(mode="json", exclude_unset=True, by_alias=True), "kind": new.kind}),
+        flavour=task.flavour, created_by=task.created_by, created_at=tx.now.isoformat(), view="",
+        traceparent=current_traceparent(), asked=json.dumps(asked),
     )  # fmt: skip
     store.save(tx, row, (task, [domain.Fact(TaskCreated, 1, task)]))
+    for key, value in task.metadata.items():
+        tx.session.add(store.LabelRow(project=task.project, label=store.label_of(key, value), task=task.id))
     tx.session.flush()
     for needed in sorted(new.needs):
         store.held(tx.session, needed)  # so that it cannot end between our look at it and our commit
@@ -109,6 +101,32 @@ def give_up(tx: Transaction, row: store.TaskRow, ended: TaskView) -> TaskView:
     if task.state is not TaskState.CREATED:
         return task
     return store.save(tx, row, domain.fail(task, _because_of(task, ended), tx.now))
+
+
+def _view(new: NewTask, actor: Actor, *, now: datetime) -> TaskView:
+    chosen = new.options
+    return TaskView(
+        id=new.task_id or new_id("task"),
+        project=actor.project,
+        kind=new.kind,
+        name=chosen.name or new.name[:MAX_NAME],
+        description=chosen.description,
+        state=TaskState.CREATED,
+        phase="waiting",
+        why_waiting=_why(new.needs),
+        version=1,
+        created_by=actor.user,
+        priority=chosen.priority,
+        auto_stop_s=chosen.auto_stop_s,
+        on_hang=chosen.on_hang,
+        keep_logs=chosen.keep_logs,
+        created_at=now,
+        waits_for=list(new.needs),
+        request=new.request,
+        notify=chosen.notify,
+        metadata=chosen.metadata,
+        result=dict(new.result or {}),
+    )
 
 
 def _because_of(task: TaskView, ended: TaskView) -> ErrorBody:

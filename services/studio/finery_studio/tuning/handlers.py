@@ -81,7 +81,10 @@ class TuningDesk:
             "publish": asked.output is not None or asked.publish, "project_name": actor.project_name,
             "options": asked.options.model_dump(exclude_unset=True),
         }  # fmt: skip
-        new = NewTask(TaskKind.TUNE, f"tune-{model.name}", request, asked, needs=tuple(dict.fromkeys(needs)))
+        new = NewTask(
+            TaskKind.TUNE, f"tune-{model.name}", request, asked, needs=tuple(dict.fromkeys(needs)),
+            method=asked.options.method, model_parameters=self.models.size_of(model),
+        )  # fmt: skip
         return submit(tx, new, actor, self.models.specs)
 
     def tune_spec(self, tx: Transaction, task: TaskView) -> TuneSpec:
@@ -112,7 +115,10 @@ class TuningDesk:
             "dataset": dataset.id, "model": model.id, "model_name": model.name, "metric": asked.metric,
             "max_tokens": asked.max_tokens, "batch_size": asked.batch_size,
         }  # fmt: skip
-        new = NewTask(TaskKind.EVALUATE, f"evaluate-{model.name}", request, asked, needs=(*needs, *more))
+        new = NewTask(
+            TaskKind.EVALUATE, f"evaluate-{model.name}", request, asked, needs=(*needs, *more),
+            model_parameters=self.models.size_of(model),
+        )  # fmt: skip
         return submit(tx, new, actor, self.models.specs)
 
     def evaluate_spec(self, tx: Transaction, task: TaskView) -> EvaluateSpec:
@@ -131,7 +137,10 @@ class TuningDesk:
         if model.base is not None:
             raise InvalidRequest(f"{model.name} is an adapter; validate its base", code="not_supported", param="model")
         result = {"model": model.id}
-        new = NewTask(TaskKind.VALIDATE, f"validate-{model.name}", dict(result), asked, needs=needs, result=result)
+        new = NewTask(
+            TaskKind.VALIDATE, f"validate-{model.name}", dict(result), asked, needs=needs, result=result,
+            model_parameters=self.models.size_of(model),
+        )  # fmt: skip
         return submit(tx, new, actor, self.models.specs)
 
     def _dataset(

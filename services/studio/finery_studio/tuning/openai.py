@@ -22,6 +22,7 @@ from finery_studio.edge.answers import openai_page
 from finery_studio.edge.wishes import Wish
 from finery_studio.tasks import store
 from finery_studio.tasks.http import TaskRoutes
+from finery_studio.tasks.listing import Wanted, list_tasks, metadata_of
 from finery_studio.tuning.handlers import TuneRequest
 from finery_studio.tuning.openai_objects import STATUS, checkpoint_object, fact_event, job_object, metric_event
 
@@ -144,13 +145,11 @@ def routes(desk: TaskRoutes) -> APIRouter:
         after: str | None = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 20,
     ) -> dict[str, Any]:
-        wanted = {k[9:-1]: v for k, v in request.query_params.items() if k.startswith("metadata[") and k.endswith("]")}
-        rows = await desk.database.read(
-            lambda s: store.list_tasks(
-                s, actor.project, kind=TaskKind.TUNE, limit=limit + 1, metadata=wanted or None,
-                after=finery_id(after, "task") if after else None,
-            )
+        wanted = Wanted(
+            kind=TaskKind.TUNE, limit=limit + 1, metadata=metadata_of(request.url.query),
+            after=finery_id(after, "task") if after else None,
         )  # fmt: skip
+        rows = await desk.database.read(lambda s: list_tasks(s, actor.project, wanted))
         return openai_page([job_object(store.view_of(row)) for row in rows], limit)
 
     @router.get("/{job_id}")

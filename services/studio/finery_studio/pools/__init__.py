@@ -1,0 +1,1 @@
+"""Pools, flavours, quotas: where tasks run and whose turn it is."""
