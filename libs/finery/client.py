@@ -24,6 +24,7 @@ from finery.resources.deployments import Deployments
 from finery.resources.events import Events
 from finery.resources.models import Models
 from finery.resources.notifications import Subscriptions, Topics
+from finery.resources.pools import Flavours, Pools, Quotas
 from finery.resources.tasks import Tasks
 from finery.transport import Transport
 from finery_contracts.access import Actor
@@ -47,6 +48,9 @@ class Finery:
         self.bill = Billing(self._transport)
         self.keys = Keys(self._transport)
         self.projects = Projects(self._transport)
+        self.pools = Pools(self._transport)
+        self.flavours = Flavours(self._transport)
+        self.quotas = Quotas(self._transport)
 
     def me(self) -> Actor:
         """Whose key this is, of which project, in which role."""

@@ -15,7 +15,7 @@ Begin with `finery up`, then `finery models gallery`; or run everything once wit
 
 def application() -> typer.Typer:
     """All commands."""
-    from finery.cli import datasets, deployments, house, models, project, reading, tasks
+    from finery.cli import datasets, deployments, house, models, pools, project, reading, tasks
 
     app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
     house.register(app)
@@ -23,6 +23,9 @@ def application() -> typer.Typer:
     app.add_typer(datasets.group, name="datasets")
     app.add_typer(models.group, name="models")
     app.add_typer(deployments.group, name="deployments")
+    app.add_typer(pools.pools, name="pools")
+    app.add_typer(pools.flavours, name="flavours")
+    app.add_typer(pools.quotas, name="quotas")
     reading.register(app)
     project.register(app)
     return app
