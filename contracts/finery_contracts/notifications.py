@@ -214,7 +214,6 @@ class Redelivered(Record):
     """How many deliveries are on their way again."""
 
     count: int
-    has_more: bool = Field(default=False, description="ask again for the rest")
 
 
 class Unsubscribing(Record):

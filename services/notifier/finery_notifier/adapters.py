@@ -1,28 +1,58 @@
 """The way out: signed HTTP requests to endpoints of strangers.
 
-Standard Webhooks signatures (standardwebhooks.com), the handshake of CloudEvents' HTTP 1.1 Web Hooks. It refuses to
-connect to internal addresses, to follow redirects, to keep cookies and to read answers.
+Standard Webhooks signatures (standardwebhooks.com), the handshake of CloudEvents' HTTP 1.1 Web Hooks. Connections are
+kept, each to the address that was checked when it was made. It refuses to connect to internal addresses, to follow
+redirects, to keep cookies, and to read more of an answer than the log keeps.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
+from types import SimpleNamespace
 
 import aiohttp
 from standardwebhooks import Webhook
 from yarl import URL
 
-from finery_contracts.envelope import CONTENT_TYPE
 from finery_contracts.errors import Unavailable
-from finery_kit.netguard import AddressRefused, GuardedResolver, Lookup, Network, guarded_sockets, system_lookup
+from finery_kit.netguard import (
+    AddressRefused,
+    GuardedResolver,
+    Lookup,
+    Network,
+    guarded_sockets,
+    literal_of,
+    system_lookup,
+)
 from finery_kit.telemetry import current_traceparent
-from finery_notifier.courier import Parcel
+from finery_notifier.courier import Mail, Parcel
 from finery_notifier.domain import Outcome, Purpose
 
 ORIGIN = "finery"
-# aiohttp stops reading from the socket at twice this; the body of an answer is thrown away.
-READ_BUFFER_BYTES = 32 * 1024
+READ_BUFFER_BYTES = 16 * 1024
+KEPT_BODY_BYTES = 4096
+KEPT_HEADERS, KEPT_HEADER_CHARS = 40, 512
+IDLE_S = 15.0
+MASKED = {"webhook-signature", "list-unsubscribe", "set-cookie", "set-cookie2", "authorization", "cookie"}
+
+
+@dataclass(frozen=True)
+class Ways:
+    """Each delivery by its channel."""
+
+    ways: Mapping[str, Mail]
+
+    async def send(self, parcel: Parcel) -> Outcome:
+        """Try once."""
+        way = self.ways.get(parcel.channel)
+        if way is None:
+            return Outcome(error=f"this installation has no way for {parcel.channel} any more")
+        return await way.send(parcel)
 
 
 class WebhookMail:
@@ -31,67 +61,140 @@ class WebhookMail:
     def __init__(self, *, allow: tuple[Network, ...], timeout_s: float, lookup: Lookup = system_lookup) -> None:
         self._allow, self._timeout_s, self._lookup = allow, timeout_s, lookup
         self._resolver: GuardedResolver | None = None
-        self._session: aiohttp.ClientSession | None = None
+        self._kept: aiohttp.ClientSession | None = None
+        self._fresh: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
-        """Make the session: no idle connections, no DNS cache, no proxy from the environment, no cookies."""
+        """Make the sessions: no DNS cache, no proxy from the environment, no cookies."""
         self._resolver = GuardedResolver(self._allow, lookup=self._lookup)
-        # A connection for each attempt: every one is checked, none fails because the endpoint closed an idle one.
-        connector = aiohttp.TCPConnector(
+        trace = aiohttp.TraceConfig()
+        trace.on_connection_reuseconn.append(_note_reuse)
+        self._kept = self._session(aiohttp.TCPConnector(
+            limit=0, keepalive_timeout=IDLE_S, use_dns_cache=False, resolver=self._resolver,
+            socket_factory=guarded_sockets(self._allow),
+        ), trace)  # fmt: skip
+        self._fresh = self._session(aiohttp.TCPConnector(
             limit=0, force_close=True, use_dns_cache=False, resolver=self._resolver,
             socket_factory=guarded_sockets(self._allow),
-        )  # fmt: skip
-        self._session = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False,
-            timeout=aiohttp.ClientTimeout(total=self._timeout_s), read_bufsize=READ_BUFFER_BYTES,
-            headers={"User-Agent": "Finery-Webhooks/1"},
-        )  # fmt: skip
+        ))  # fmt: skip
 
     async def close(self) -> None:
-        """Close all connections, and the resolver: the session closes only one that it made itself."""
-        if self._session is not None:
-            await self._session.close()
+        """Close all connections, and the resolver: a session closes only one that it made itself."""
+        for session in (self._kept, self._fresh):
+            if session is not None:
+                await session.close()
         if self._resolver is not None:
             await self._resolver.close()
 
     async def send(self, parcel: Parcel) -> Outcome:
         """Try once. An endpoint that is to confirm is first asked by handshake, then by a signed message."""
         if parcel.purpose is Purpose.CONFIRMATION:
-            answer = await self._request("OPTIONS", parcel.url, {"WebHook-Request-Origin": ORIGIN}, None)
+            answer = await self._timed("OPTIONS", parcel.url, {"WebHook-Request-Origin": ORIGIN}, None)
             if answer.agreed:
                 return answer
-        return await self._request("POST", parcel.url, signed_headers(parcel, datetime.now(UTC)), parcel.body)
+        return await self._timed("POST", parcel.url, signed_headers(parcel, datetime.now(UTC)), parcel.body)
+
+    def _session(self, connector: aiohttp.TCPConnector, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False,
+            timeout=aiohttp.ClientTimeout(total=None), read_bufsize=READ_BUFFER_BYTES, trust_env=False,
+            headers={"User-Agent": "Finery-Webhooks/1"}, trace_configs=list(traces),
+        )  # fmt: skip
+
+    async def _timed(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Outcome:
+        """Everything together, from the lookup to the last byte of the answer, has ``timeout_s``."""
+        began = time.monotonic()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                outcome = await self._request(method, url, headers, body)
+        except TimeoutError:
+            outcome = Outcome(error=f"no whole answer within {self._timeout_s:g} s")
+        return replace(outcome, duration_s=time.monotonic() - began, request_headers=shown_headers(headers))
 
     async def _request(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Outcome:
-        if self._session is None:
+        if self._kept is None or self._fresh is None:
             raise Unavailable("the way out is closed: the service is stopping")
+        used, target = SimpleNamespace(reused=False), URL(url, encoded=True)
         try:
-            async with self._session.request(
-                method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False
-            ) as answer:
-                return Outcome(
-                    status=answer.status,
-                    retry_after_s=_retry_after_s(answer.headers.get("Retry-After"), datetime.now(UTC)),
-                    agreed=method == "OPTIONS" and _agrees(answer),
-                )
-        except TimeoutError:
-            return Outcome(error=f"no answer within {self._timeout_s:g} s")
+            await self._check_again(target)
+            try:
+                return await _exchange(self._kept, method, target, headers, body, used)
+            except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as fault:
+                # It closed an idle connection at the moment we used it: that is no failure of the endpoint.
+                if not used.reused or isinstance(fault, aiohttp.ClientConnectorError):
+                    raise
+            return await _exchange(self._fresh, method, target, headers, body, used)
         except aiohttp.ClientConnectorError as fault:
             return Outcome(error=_connect_fault(fault.os_error))
-        except (aiohttp.ClientError, OSError, ValueError) as fault:
+        except TimeoutError:
+            raise
+        except OSError as fault:
+            return Outcome(error=_connect_fault(fault))
+        except (aiohttp.ClientError, ValueError) as fault:
             return Outcome(error=f"the connection failed: {type(fault).__name__}")
+
+    async def _check_again(self, url: URL) -> None:
+        """What a name stands for now is judged for every attempt, also where a connection is kept.
+
+        Raises:
+            AddressRefused: it stands for an internal address now.
+        """
+        host = url.host or ""
+        if self._resolver is not None and literal_of(host) is None:
+            await self._resolver.resolve(host, url.port or 0)
+
+
+async def _exchange(
+    session: aiohttp.ClientSession, method: str, url: URL, headers: dict[str, str], body: bytes | None,
+    used: SimpleNamespace,
+) -> Outcome:  # fmt: skip
+    async with session.request(
+        method, url, headers=headers, data=body, allow_redirects=False, trace_request_ctx=used
+    ) as answer:
+        head = bytearray()
+        while len(head) < KEPT_BODY_BYTES and (part := await answer.content.read(KEPT_BODY_BYTES - len(head))):
+            head += part
+        if not answer.content.at_eof():
+            answer.close()  # the rest is not wanted
+        return Outcome(
+            status=answer.status,
+            retry_after_s=_retry_after_s(answer.headers.get("Retry-After"), datetime.now(UTC)),
+            agreed=method == "OPTIONS" and _agrees(answer),
+            answer_headers=shown_headers(answer.headers), answer_body=bytes(head),
+        )  # fmt: skip
 
 
 def signed_headers(parcel: Parcel, now: datetime) -> dict[str, str]:
-    """The headers of a message; ``now`` in UTC (the library takes any other zone for UTC)."""
+    """The headers of a message; ``now`` in UTC (the library takes any other zone for UTC).
+
+    While secrets overlap each signs, the newest first, with spaces between.
+    """
+    text, utc = parcel.body.decode(), now.astimezone(UTC)
     headers = {
-        "Content-Type": CONTENT_TYPE,
+        "Content-Type": parcel.content_type,
         "webhook-id": parcel.event_id,
         "webhook-timestamp": str(int(now.timestamp())),
-        "webhook-signature": Webhook(parcel.secret).sign(parcel.event_id, now.astimezone(UTC), parcel.body.decode()),
-    }
+        "webhook-signature": " ".join(
+            Webhook(secret).sign(parcel.event_id, utc, text) for secret in parcel.secrets
+        ),
+    }  # fmt: skip
+    if parcel.unsubscribe_url:
+        headers["List-Unsubscribe"] = f"<{parcel.unsubscribe_url}>"
+        headers["List-Unsubscribe-Post"] = "List-Unsubscribe=One-Click"
     traceparent = current_traceparent() or parcel.traceparent
     return headers | ({"traceparent": traceparent} if traceparent else {})
+
+
+def shown_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """As the delivery log keeps them: what is secret is masked, what is long is cut."""
+    return {
+        name: "***" if name.lower() in MASKED else value[:KEPT_HEADER_CHARS]
+        for name, value in list(headers.items())[:KEPT_HEADERS]
+    }
+
+
+async def _note_reuse(_session: object, context: SimpleNamespace, _params: object) -> None:
+    context.trace_request_ctx.reused = True
 
 
 def _agrees(answer: aiohttp.ClientResponse) -> bool:

@@ -1,26 +1,22 @@
-"""What the notifier answers: topics, subscriptions and their deliveries, each within the project of who asks.
+"""What the notifier answers: topics and subscriptions, each within the project of who asks.
 
-A URL is checked before anything is stored, so that a refused request leaves nothing behind. It refuses to show a secret
-to anyone but the request that made it.
+An address is checked before anything is stored, so that a refused request leaves nothing behind. It refuses to show a
+secret to anyone but the request that made it.
 """
 
 from __future__ import annotations
 
 import base64
-import hashlib
 import secrets
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any
 
 from sqlalchemy.exc import IntegrityError
 
-from finery_contracts.errors import Conflict, NotFound
+from finery_contracts.envelope import CONTENT_TYPE
+from finery_contracts.errors import Conflict
 from finery_contracts.ids import new_id
 from finery_contracts.notification_requests import (
-    ConfirmRequest,
-    DeliveriesRequest,
     PageRequest,
     SubscriptionCommand,
     SubscriptionRequest,
@@ -28,52 +24,39 @@ from finery_contracts.notification_requests import (
     TopicRequest,
 )
 from finery_contracts.notifications import (
-    DeliveryPage,
     SubscriptionConfirmation,
     SubscriptionConfirmationData,
     SubscriptionPage,
     SubscriptionState,
     SubscriptionView,
+    Template,
     TopicPage,
     TopicView,
 )
 from finery_kit.bus import Call
-from finery_kit.db import Database, Transaction
+from finery_kit.db import Transaction
 from finery_kit.idempotency import once
-from finery_kit.netguard import CheckedUrl, Lookup, Network, check_url, system_lookup
 from finery_kit.telemetry import current_traceparent
-from finery_notifier import domain, store
-from finery_notifier.domain import Purpose
-from finery_notifier.handlers import delivery_of, on_agreed
-from finery_notifier.store import DeliveryRow, SubscriptionRow, TopicRow
-
-R = TypeVar("R", TopicRow, SubscriptionRow, DeliveryRow)
-MAX_TOPICS = MAX_SUBSCRIPTIONS = 1000
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What answering needs. ``wake_courier`` and ``wake_relay`` say that something was stored for them."""
-
-    database: Database
-    facts: frozenset[str]
-    allow: tuple[Network, ...]
-    public_url: str
-    confirmation_ttl_s: float
-    wake_courier: Callable[[], None]
-    wake_relay: Callable[[], None]
-    lookup: Lookup = system_lookup
+from finery_notifier import deliveries, domain, links, store
+from finery_notifier.addresses import Address, address_of
+from finery_notifier.desk import MAX_SUBSCRIPTIONS, MAX_TOPICS, Desk, check_room, cut, hash_of
+from finery_notifier.filters import check_filter
+from finery_notifier.handlers import question_of
+from finery_notifier.letters import TEXT, Letter, check_template
+from finery_notifier.tables import SubscriptionRow, TopicRow
 
 
 async def create_topic(desk: Desk, call: Call[TopicRequest]) -> TopicView:
     """``topic.create``."""
     project, wanted = call.by.project, call.body
+    template = _checked(wanted.template)
 
     def work(tx: Transaction) -> TopicView:
-        _check_room(tx, TopicRow, project, limit=MAX_TOPICS)
+        check_room(tx, TopicRow, project, limit=MAX_TOPICS)
         row = TopicRow(
-            id=new_id("topic"), project=project, name=wanted.name, description=wanted.description, created_at=tx.now
-        )
+            id=new_id("topic"), project=project, name=wanted.name, description=wanted.description,
+            created_at=tx.now, template=template,
+        )  # fmt: skip
         taken = Conflict(f"this project has a topic {wanted.name!r} already", code="name_taken", param="name")
         _add(tx, row, taken)
         return row.view()
@@ -87,7 +70,7 @@ async def list_topics(desk: Desk, call: Call[PageRequest]) -> TopicPage:
     rows = await desk.database.read(
         lambda session: store.topics(session, call.by.project, after=call.body.after, limit=limit + 1)
     )
-    shown, following = _cut(rows, limit)
+    shown, following = cut(rows, limit)
     return TopicPage(data=[row.view() for row in shown], has_more=following is not None, next=following)
 
 
@@ -105,15 +88,20 @@ async def delete_topic(desk: Desk, call: Call[TopicCommand]) -> TopicView:
 
 async def create_subscription(desk: Desk, call: Call[SubscriptionRequest]) -> SubscriptionView:
     """``subscription.create``: the answer alone carries the secret; the endpoint is asked whether it wants to hear."""
-    project = call.by.project
-    domain.check_patterns(call.body.events, desk.facts)
-    checked = await check_url(call.body.url, allow=desk.allow, lookup=desk.lookup)
+    project, wanted = call.by.project, call.body
+    domain.check_patterns(wanted.events, desk.facts)
+    check_filter(wanted.filter, desk.fields)
+    template = _checked(wanted.template)
+    address = await address_of(desk, wanted)
 
     def work(tx: Transaction) -> SubscriptionView:
-        topic = store.topic(tx.session, project, call.body.topic)
-        _check_room(tx, SubscriptionRow, project, limit=MAX_SUBSCRIPTIONS)
-        row = _ask_endpoint(tx, desk, topic, call.body, checked)
-        return row.view(secret=row.secret)
+        topic = store.topic(tx.session, project, wanted.topic)
+        check_room(tx, SubscriptionRow, project, limit=MAX_SUBSCRIPTIONS)
+        row, token = _subscription(tx, desk, topic, wanted, address)
+        row.created_by, row.template = call.by.user, template
+        tx.session.add(row)
+        _ask(tx, desk, topic, row, token)
+        return row.view(secret=row.secret if row.kind == "webhook" else None)
 
     view = await desk.database.write(lambda tx: once(tx, call.asked, SubscriptionView, work))
     desk.wake_courier()
@@ -126,7 +114,7 @@ async def list_subscriptions(desk: Desk, call: Call[PageRequest]) -> Subscriptio
     rows = await desk.database.read(
         lambda session: store.subscriptions(session, call.by.project, after=call.body.after, limit=limit + 1)
     )
-    shown, following = _cut(rows, limit)
+    shown, following = cut(rows, limit)
     return SubscriptionPage(data=[row.view() for row in shown], has_more=following is not None, next=following)
 
 
@@ -138,7 +126,7 @@ async def get_subscription(desk: Desk, call: Call[SubscriptionCommand]) -> Subsc
 
 
 async def delete_subscription(desk: Desk, call: Call[SubscriptionCommand]) -> SubscriptionView:
-    """``subscription.delete``: with all that was on its way to it."""
+    """``subscription.delete``: with all that was on its way to it, and the log."""
 
     def work(tx: Transaction) -> SubscriptionView:
         row = store.subscription(tx.session, call.by.project, call.body.subscription)
@@ -149,72 +137,59 @@ async def delete_subscription(desk: Desk, call: Call[SubscriptionCommand]) -> Su
     return await desk.database.write(work)
 
 
-async def list_deliveries(desk: Desk, call: Call[DeliveriesRequest]) -> DeliveryPage:
-    """``delivery.list``."""
-    project, wanted = call.by.project, call.body
-
-    def query(session: store.Session) -> list[DeliveryRow]:
-        row = store.subscription(session, project, wanted.subscription)
-        return store.deliveries(session, project, row.id, after=wanted.after, limit=wanted.limit + 1)
-
-    rows = await desk.database.read(query)
-    shown, following = _cut(rows, wanted.limit)
-    return DeliveryPage(data=[row.view() for row in shown], has_more=following is not None, next=following)
+def new_secret() -> str:
+    """As Standard Webhooks spells it: 32 random bytes."""
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
 
 
-async def confirm_subscription(desk: Desk, call: Call[ConfirmRequest]) -> SubscriptionView:
-    """``subscription.confirm``: the endpoint's owner opened the link. Opening it twice is fine."""
-
-    def work(tx: Transaction) -> SubscriptionView:
-        row = store.subscription_of_token(tx.session, _hash(call.body.token))
-        if row is None:
-            raise NotFound("this confirmation is unknown; open the link as it was sent", code="confirmation_unknown")
-        if row.state == SubscriptionState.CONFIRMED:
-            return row.view()
-        if tx.now > row.confirm_until:
-            raise Conflict("this confirmation has expired; make a new subscription", code="confirmation_expired")
-        on_agreed(tx, row)
-        return row.view()
-
-    view = await desk.database.write(work)
-    desk.wake_relay()
-    return view
-
-
-def _ask_endpoint(
-    tx: Transaction, desk: Desk, topic: TopicRow, wanted: SubscriptionRequest, checked: CheckedUrl
-) -> SubscriptionRow:
-    """Store the subscription together with the question to its endpoint."""
+def _subscription(
+    tx: Transaction, desk: Desk, topic: TopicRow, wanted: SubscriptionRequest, address: Address
+) -> tuple[SubscriptionRow, str]:
+    """The row, and the token that its owner will confirm with."""
     token = secrets.token_urlsafe(32)
+    backfill = wanted.backfill_since
     row = SubscriptionRow(
-        id=new_id("sub"), project=topic.project, topic_id=topic.id, kind=wanted.kind, url=checked.url,
-        endpoint=checked.origin, events=wanted.events, description=wanted.description,
-        state=SubscriptionState.PENDING.value, version=1, created_at=tx.now,
-        confirm_until=tx.now + timedelta(seconds=desk.confirmation_ttl_s), token_hash=_hash(token),
-        secret="whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
+        id=new_id("sub"), project=topic.project, topic_id=topic.id, kind=wanted.kind, url=address.url,
+        endpoint=address.endpoint, events=wanted.events, filter=dict(wanted.filter) or None, ordered=wanted.ordered,
+        description=wanted.description, state=SubscriptionState.PENDING.value, version=1, created_at=tx.now,
+        confirm_until=tx.now + timedelta(seconds=desk.confirmation_ttl_s), token_hash=hash_of(token),
+        backfill_since=backfill, backfill_after=0 if backfill else None, link_key=secrets.token_hex(32),
+        secret=new_secret(),
+    )  # fmt: skip
+    return row, token
+
+
+def _ask(tx: Transaction, desk: Desk, topic: TopicRow, row: SubscriptionRow, token: str) -> None:
+    """Store the question to the endpoint."""
+    data = SubscriptionConfirmationData(
+        subscription=row.id, topic=topic.name, confirm_url=f"{desk.public_url}/confirm/{token}", token=token,
+        unsubscribe_url=links.unsubscribe_url(desk.public_url, row.id, row.link_key),
     )  # fmt: skip
     question = SubscriptionConfirmation(
         id=new_id("evt"), type=SubscriptionConfirmation.type_name(), source="finery/notifier",
         subject=f"subscription/{row.id}", time=tx.now, project=row.project, nounversion=row.version,
-        traceparent=current_traceparent(),
-        data=SubscriptionConfirmationData(
-            subscription=row.id, topic=topic.name, confirm_url=f"{desk.public_url}/confirm/{token}", token=token
-        ),
+        traceparent=current_traceparent(), data=data,
     )  # fmt: skip
-    tx.session.add(row)
-    tx.session.add(delivery_of(tx, row, Purpose.CONFIRMATION, question, question.model_dump_json().encode()))
-    return row
+    letter = Letter("", CONTENT_TYPE, question.model_dump_json().encode())
+    if row.kind != "webhook":
+        letter = Letter("[Finery] confirm your subscription", TEXT, _in_words(data).encode())
+    deliveries.add(tx, [question_of(tx, row, question, letter)])
 
 
-def _cut(rows: list[R], limit: int) -> tuple[list[R], str | None]:
-    """A page out of one row more than a page, and where the next one begins."""
-    return rows[:limit], rows[limit - 1].id if len(rows) > limit else None
+def _in_words(data: SubscriptionConfirmationData) -> str:
+    return (
+        f"Somebody asked Finery to tell this address of what happens in its topic {data.topic}.\n\n"
+        f"To agree, open this link:\n{data.confirm_url}\n\n"
+        f"Nothing will be sent before that. If you do not know what this is about, do nothing, or make sure with:\n"
+        f"{data.unsubscribe_url}\n"
+    )
 
 
-def _check_room(tx: Transaction, table: type[TopicRow] | type[SubscriptionRow], project: str, *, limit: int) -> None:
-    if store.count_of(tx.session, table, project) >= limit:
-        noun = "topics" if table is TopicRow else "subscriptions"
-        raise Conflict(f"this project has {limit} {noun}, which is the limit; delete some", code="limit_reached")
+def _checked(template: Template | None) -> dict[str, Any] | None:
+    if template is None:
+        return None
+    check_template(template)
+    return template.model_dump()
 
 
 def _add(tx: Transaction, row: TopicRow, taken: Conflict) -> None:
@@ -223,7 +198,3 @@ def _add(tx: Transaction, row: TopicRow, taken: Conflict) -> None:
         tx.session.flush()
     except IntegrityError as fault:
         raise taken from fault
-
-
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()

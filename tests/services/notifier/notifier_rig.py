@@ -24,22 +24,28 @@ from finery_contracts.jobs import TaskKind
 from finery_contracts.models import ModelFact, ModelState, ModelView
 from finery_contracts.notifications import SubscriptionView
 from finery_contracts.tasks import NotifyChoice, TaskFact, TaskState, TaskSucceeded, TaskView
+from finery_kit import hot
 from finery_kit.bus import Call
-from finery_kit.db import Database
+from finery_kit.db import Database, Transaction
 from finery_kit.delivery import DELIVERY_METADATA, OutboxRow
+from finery_kit.inbox import first_sight
 from finery_kit.netguard import Lookup, system_lookup
 from finery_kit.testing import VirtualClock
-from finery_notifier import requests
 from finery_notifier.adapters import WebhookMail
-from finery_notifier.app import FACTS, store_fact
+from finery_notifier.app import FACTS, FIELDS, REQUESTS, ROUTES
 from finery_notifier.courier import Courier, Mail
-from finery_notifier.requests import Desk
+from finery_notifier.desk import Desk
+from finery_notifier.domain import Patience
+from finery_notifier.lanes import Lanes
 from finery_notifier.settings import NotifierSettings
-from finery_notifier.store import NOTIFIER_METADATA
+from finery_notifier.settling import Rules
+from finery_notifier.tables import NOTIFIER_METADATA
+from tests.contracts.contract_examples import example_of
 
 LOOPBACK = (ip_network("127.0.0.0/8"),)
 SCHEDULE_S = (5.0, 300.0)
 LEASE_S = 60.0
+PATIENCE = Patience()
 TRACEPARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
@@ -109,17 +115,7 @@ class Rig:
     clock: VirtualClock
 
     async def ask(self, verb: str, body, *, project: str = "proj_1", key: str | None = None):
-        handler = {
-            "topic.create": requests.create_topic,
-            "topic.list": requests.list_topics,
-            "topic.delete": requests.delete_topic,
-            "subscription.create": requests.create_subscription,
-            "subscription.list": requests.list_subscriptions,
-            "subscription.get": requests.get_subscription,
-            "subscription.delete": requests.delete_subscription,
-            "subscription.confirm": requests.confirm_subscription,
-            "delivery.list": requests.list_deliveries,
-        }[verb]
+        handler = REQUESTS[verb][1]
         return await handler(self.desk, Call(body, actor(project), key))
 
     async def topic(self, name: str, *, project: str = "proj_1") -> notifications.TopicView:
@@ -140,7 +136,14 @@ class Rig:
 
     async def hear(self, event: Event) -> bool:
         body = event.model_dump_json().encode()
-        return await self.database.write(lambda tx: store_fact(tx, event, body))
+
+        def work(tx: Transaction) -> bool:
+            if not first_sight(tx, event):
+                return False
+            ROUTES[type(event)].handler(tx, [hot.Heard(event, body)])
+            return True
+
+        return await self.database.write(work)
 
     async def deliver(self) -> float:
         """Everything that is due now."""
@@ -164,6 +167,9 @@ async def notifier_rig(
     *,
     mail: Mail | None = None,
     lookup: Lookup = system_lookup,
+    schedule_s: tuple[float, ...] = SCHEDULE_S,
+    patience: Patience = PATIENCE,
+    **desk_more,
 ) -> AsyncIterator[Rig]:
     database = Database(
         NotifierSettings(home=folder).database_for("notifier"), NOTIFIER_METADATA, DELIVERY_METADATA, clock=clock
@@ -172,11 +178,13 @@ async def notifier_rig(
     real = WebhookMail(allow=LOOPBACK, timeout_s=2, lookup=lookup)
     await real.open()
     courier = Courier(
-        database, mail or real, schedule_s=SCHEDULE_S, concurrency=64, lease_s=LEASE_S, wake_relay=lambda: None
-    )
+        database, mail or real, rules=Rules(schedule_s, patience), lanes=Lanes(64, 32), lease_s=LEASE_S,
+        public_url="https://finery.example", wake_relay=lambda: None,
+    )  # fmt: skip
     desk = Desk(
-        database=database, facts=FACTS, allow=LOOPBACK, public_url="https://finery.example", confirmation_ttl_s=86_400,
-        wake_courier=courier.wake, wake_relay=lambda: None, lookup=lookup,
+        database=database, facts=FACTS, fields=FIELDS, allow=LOOPBACK, public_url="https://finery.example",
+        confirmation_ttl_s=86_400, wake_courier=courier.wake, wake_relay=lambda: None, wake_backfill=lambda: None,
+        lookup=lookup, **desk_more,
     )  # fmt: skip
     try:
         yield Rig(database, courier, desk, clock)
@@ -197,9 +205,10 @@ def fact(kind: type[Event], *, at: datetime, project="proj_1", notify: NotifyCho
         data = DatasetView(
             **same, filename="f", purpose="fine-tune", size_bytes=1, sha256="0", state=DatasetState.READY
         )  # fmt: skip
-    else:
-        assert issubclass(kind, ModelFact)
+    elif issubclass(kind, ModelFact):
         data = ModelView(**same, state=ModelState.READY)
+    else:
+        data = example_of(kind.model_fields["data"].annotation, whole=True)
     return kind(
         id=new_id("evt"), type=kind.type_name(), source=f"finery/{kind.SAID_BY}", subject=f"{kind.NOUN}/{noun_id}",
         time=at, project=project, nounversion=version, traceparent=TRACEPARENT, data=data,

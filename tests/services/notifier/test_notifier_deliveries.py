@@ -14,7 +14,7 @@ from finery_contracts.streams import EVENTS, Durable
 from finery_contracts.tasks import NotifyChoice, TaskFailed
 from finery_kit.testing import VirtualClock
 from finery_notifier.app import ROUTES
-from finery_notifier.store import SubscriptionRow
+from finery_notifier.tables import SubscriptionRow
 
 OPS = NotifyChoice(topic="ops")
 

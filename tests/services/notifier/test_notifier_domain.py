@@ -92,8 +92,8 @@ def test_facts_go_to_confirmed_endpoints_only_and_the_question_to_pending_ones_o
 
 
 def test_a_move_that_is_not_in_the_table_names_both_states():
-    with pytest.raises(Conflict, match="disabled cannot become confirmed"):
-        domain.move(SubscriptionState.DISABLED, SubscriptionState.CONFIRMED)
+    with pytest.raises(Conflict, match="unsubscribed cannot become confirmed"):
+        domain.move(SubscriptionState.UNSUBSCRIBED, SubscriptionState.CONFIRMED)
 
 
 def test_settings_are_lists_with_commas(monkeypatch: pytest.MonkeyPatch):

@@ -13,10 +13,11 @@ from finery_contracts.notification_requests import SubscriptionCommand
 from finery_contracts.tasks import NotifyChoice
 from finery_kit.db import Transaction
 from finery_kit.testing import VirtualClock
-from finery_notifier import store
-from finery_notifier.courier import PER_ENDPOINT, Parcel
+from finery_notifier import deliveries
+from finery_notifier.courier import Parcel
 from finery_notifier.domain import Outcome, Purpose
-from finery_notifier.store import DeliveryRow
+from finery_notifier.lanes import FIRST
+from finery_notifier.tables import DeliveryRow
 
 OPS = NotifyChoice(topic="ops")
 
@@ -88,7 +89,7 @@ async def test_replicas_share_what_is_due_and_send_nothing_twice(tmp_path: Path,
         assert len({parcel.delivery for parcel in mail.sent}) == len(mail.sent) == 40
 
 
-async def test_an_endpoint_that_hangs_takes_four_places_and_holds_up_nobody(tmp_path: Path, sink: Sink):
+async def test_an_endpoint_that_hangs_takes_few_places_and_holds_up_nobody(tmp_path: Path, sink: Sink):
     mail = FakeMail()
     async with notifier_rig(tmp_path, VirtualClock(), mail=mail) as rig, sink_server(Sink()) as lively:
         await rig.topic("slow")
@@ -108,7 +109,8 @@ async def test_an_endpoint_that_hangs_takes_four_places_and_holds_up_nobody(tmp_
         await asyncio.sleep(0)
 
         sent = [parcel.url for parcel in mail.sent]
-        assert (sent.count(sink.url), sent.count(lively.url)) == (PER_ENDPOINT, 1)
+        assert sent.count(sink.url) <= FIRST + 1  # it answered quickly once
+        assert sent.count(lively.url) == 1
         mail.release.set()
         await rig.courier.landed()
 
@@ -138,8 +140,8 @@ async def test_giving_back_what_another_replica_took_since_changes_nothing(rig: 
     seen = (await rig.deliveries(made.id))[0]
 
     def take_then_give_back(tx: Transaction) -> None:
-        [(taken, _)] = store.claim_due(tx, room=1, in_flight={}, per_endpoint=4, lease_s=LEASE_S)
-        store.give_back(tx, {taken.id: taken.version - 1})
+        [(taken, _)] = deliveries.claim_due(tx, room=1, in_flight={}, limit=lambda _: 4, closed=(), lease_s=LEASE_S)
+        deliveries.give_back(tx, {taken.id: taken.version - 1})
 
     await rig.database.write(take_then_give_back)
 

@@ -19,7 +19,7 @@ from finery_contracts.notification_requests import (
 from finery_contracts.notifications import SubscriptionState
 from finery_contracts.tasks import NotifyChoice, TaskSucceeded
 from finery_kit.delivery_tables import IdempotencyRow
-from finery_notifier.store import DeliveryRow, SubscriptionRow, TopicRow
+from finery_notifier.tables import DeliveryRow, SubscriptionRow, TopicRow
 
 
 async def rows(rig: Rig, table: type) -> list:
@@ -203,6 +203,6 @@ async def test_the_secret_and_the_token_are_shown_where_they_belong_and_nowhere_
 
     assert made.secret.startswith("whsec_")
     assert listed.data[0].secret is None
-    assert "webhook_attempt" in logged
+    assert "delivery_attempt" in logged
     assert made.secret not in logged
     assert token not in logged
