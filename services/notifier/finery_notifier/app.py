@@ -81,7 +81,7 @@ ROUTES: dict[type[Event], Together] = {
     notifications.SubscriptionDisabled: DISABLED,
 }
 FACTS = frozenset(handlers.fact_of(kind) for kind in ROUTES)
-FIELDS = frozenset(name for kind in ROUTES for name in kind.model_fields["data"].annotation.model_fields)  # pyright: ignore
+FIELDS = frozenset(name for kind in ROUTES for name in handlers.fields_of(kind))
 
 Answer = Callable[[Desk, Any], Awaitable[BaseModel]]
 REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {

@@ -184,7 +184,11 @@ def attempts(session: Session, delivery_id: str) -> list[AttemptRow]:
 
 def again(tx: Transaction, *conditions: Any) -> int:
     """Send off once more what is over and fits the conditions, under its old id and by the whole schedule; how many."""
-    over = (col(DeliveryRow.state).in_(("delivered", "dead")), DeliveryRow.purpose == "fact", DeliveryRow.body != b"")
+    over = (
+        col(DeliveryRow.state).in_(("delivered", "dead")),
+        col(DeliveryRow.purpose) == "fact",
+        col(DeliveryRow.body) != b"",
+    )
     changed = tx.session.execute(
         update(DeliveryRow).where(*over, *conditions).values(
             state="waiting", due_at=tx.now, delivered_at=None, last_error=None,
@@ -197,7 +201,7 @@ def again(tx: Transaction, *conditions: Any) -> int:
 
 def again_since(tx: Transaction, subscription_id: str, *, since: datetime, states: Sequence[str]) -> int:
     """Send off again what happened since then; how many."""
-    mine = DeliveryRow.subscription_id == subscription_id
+    mine = col(DeliveryRow.subscription_id) == subscription_id
     return again(tx, mine, col(DeliveryRow.state).in_(states), col(DeliveryRow.event_at) >= since)
 
 

@@ -148,6 +148,12 @@ def fact_of(kind: type[Event]) -> str:
     return f"{kind.NOUN}.{kind.FACT}"
 
 
+def fields_of(kind: type[Event]) -> set[str]:
+    """What a filter may name of this fact's data."""
+    data: Any = kind.model_fields["data"].annotation
+    return set(data.model_fields)
+
+
 def _row(tx: Transaction, to: SubscriptionRow, purpose: Purpose, event: Event) -> DeliveryRow:
     return DeliveryRow(
         id=new_id("dlv"), project=to.project, subscription_id=to.id, channel=to.kind, endpoint=to.endpoint,

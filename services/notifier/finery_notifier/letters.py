@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from finery_contracts.envelope import CONTENT_TYPE, Event
 from finery_contracts.errors import InvalidRequest
@@ -107,9 +107,9 @@ def _filler(values: Mapping[str, Any], room: _Room) -> Callable[[re.Match[str]],
 def _document(part: Any, values: Mapping[str, Any], room: _Room) -> Any:
     """A text that is one place alone becomes the value itself, with its type."""
     if isinstance(part, dict):
-        return {key: _document(value, values, room) for key, value in part.items()}  # pyright: ignore
+        return {key: _document(value, values, room) for key, value in cast(dict[str, Any], part).items()}
     if isinstance(part, list):
-        return [_document(item, values, room) for item in part]  # pyright: ignore[reportUnknownVariableType]
+        return [_document(item, values, room) for item in cast(list[Any], part)]
     if not isinstance(part, str):
         return part
     alone = _PLACE.fullmatch(part)
@@ -121,14 +121,16 @@ def _document(part: Any, values: Mapping[str, Any], room: _Room) -> Any:
 
 
 def _at(values: Any, path: str) -> Any:
+    found = values
     for name in path.split("."):
-        if isinstance(values, Mapping):
-            values = values.get(name)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        elif isinstance(values, list) and name.isdigit() and int(name) < len(values):  # pyright: ignore
-            values = values[int(name)]  # pyright: ignore[reportUnknownVariableType]
+        if isinstance(found, dict):
+            found = cast(dict[str, Any], found).get(name)
+        elif isinstance(found, list) and name.isdigit():
+            items = cast(list[Any], found)
+            found = items[int(name)] if len(name) < 6 and int(name) < len(items) else None
         else:
             return None
-    return values  # pyright: ignore[reportUnknownVariableType]
+    return found
 
 
 def _parsed(template: Template) -> Any:
@@ -144,10 +146,10 @@ def _leaves(part: Any) -> Iterator[str]:
     if isinstance(part, str):
         yield part
     elif isinstance(part, dict):
-        for value in part.values():  # pyright: ignore[reportUnknownVariableType]
+        for value in cast(dict[str, Any], part).values():
             yield from _leaves(value)
     elif isinstance(part, list):
-        for item in part:  # pyright: ignore[reportUnknownVariableType]
+        for item in cast(list[Any], part):
             yield from _leaves(item)
 
 

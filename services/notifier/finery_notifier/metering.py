@@ -81,7 +81,7 @@ def _added(tx: Transaction, counted: Counted, number: int, window: datetime) -> 
     statement = dialect.insert(MeteredRow).values(row)
     statement = statement.on_conflict_do_update(
         index_elements=["project", "channel", "window"],
-        set_={"count": MeteredRow.__table__.c.count + number},  # pyright: ignore
-        where=MeteredRow.__table__.c.said.is_(False),  # pyright: ignore
-    ).returning(MeteredRow.__table__.c.project)  # pyright: ignore
+        set_={"count": col(MeteredRow.count) + number},
+        where=col(MeteredRow.said).is_(False),
+    ).returning(col(MeteredRow.project))
     return tx.session.connection().execute(statement).first() is not None

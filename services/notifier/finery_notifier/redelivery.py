@@ -5,6 +5,8 @@ It refuses to send to who did not agree.
 
 from __future__ import annotations
 
+from sqlmodel import col
+
 from finery_contracts.errors import Conflict
 from finery_contracts.notification_requests import (
     BackfillRequest,
@@ -65,7 +67,7 @@ async def redeliver(desk: Desk, call: Call[DeliveryCommand]) -> DeliveryView:
         _check_agreed(store.subscription(tx.session, call.by.project, row.subscription_id))
         if row.purpose != Purpose.FACT:
             raise Conflict("this was the question to confirm; make a new subscription", code="not_redeliverable")
-        if row.state != "waiting" and not deliveries.again(tx, DeliveryRow.id == row.id):
+        if row.state != "waiting" and not deliveries.again(tx, col(DeliveryRow.id) == row.id):
             raise Conflict(f"this delivery cannot be sent: {row.last_error}", code="not_redeliverable")
         if row.state == "waiting" and row.due_at > tx.now and row.last_error is not None:
             row.due_at = tx.now

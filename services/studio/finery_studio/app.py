@@ -31,7 +31,7 @@ from finery_kit.storage import Storage
 from finery_kit.telemetry import span_from
 from finery_studio.datasets import handlers as dataset_handlers
 from finery_studio.datasets import http as dataset_http
-from finery_studio.edge import forward
+from finery_studio.edge import forward, notifications
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.site import site
 from finery_studio.edge.web import TracedApp, WebServer
@@ -224,7 +224,8 @@ class Studio:
             pool_http.routes(self.gate, self.database, self.pools, self.loops.pools_changed),
             tuning_openai.routes(self.task_routes),
             forward.routes(self.gate, self._ask, self.resolve),
-            forward.confirmation_routes(self._ask),
+            notifications.routes(self.gate, self._ask),
+            notifications.link_routes(self._ask),
         )
         return site(routers, bus_is_there=lambda: self.service.client.is_connected)
 

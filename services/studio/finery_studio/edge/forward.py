@@ -5,13 +5,11 @@ from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
-from fastapi.responses import HTMLResponse
 from pydantic import BaseModel, RootModel
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import DeployCommand, DeploymentCommand, DeploymentView, DeployRequest
 from finery_contracts.errors import FineryError
-from finery_contracts.notification_requests import SubscriptionRequest, TopicRequest
 from finery_kit.idempotency import release, reserve
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
@@ -71,27 +69,10 @@ async def carried_out(gate: Gate, wish: Wish, send: Callable[[], Awaitable[Any]]
 
 
 def routes(gate: Gate, ask: Ask, resolve: Resolve) -> APIRouter:
-    """Deployments, topics, subscriptions, bills."""
+    """Deployments and bills; notifications have a file of their own."""
     router = APIRouter(prefix="/api/v1")
     _deployments(router, gate, ask, resolve)
-    _notifications(router, gate, ask)
     _bills(router, gate, ask)
-    return router
-
-
-def confirmation_routes(ask: Ask) -> APIRouter:
-    """The link in a confirmation: no key needed, the token is the secret."""
-    router = APIRouter(tags=["notifications"])
-
-    @router.get("/confirm/{token}", response_class=HTMLResponse)
-    @router.post("/confirm/{token}", response_class=HTMLResponse)
-    async def confirm(token: str) -> HTMLResponse:
-        try:
-            await ask("notifier", "subscription.confirm", Free({"token": token}), None)
-        except FineryError as fault:
-            return HTMLResponse(f"<p>Not confirmed ({fault.error_code}).</p>", fault.status)
-        return HTMLResponse("<p>The subscription is confirmed. You can close this page.</p>")
-
     return router
 
 
@@ -135,49 +116,6 @@ def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> N
         return DeploymentView.model_validate(await ask("deployer", "delete", DeploymentCommand(deployment=ref), actor))
 
 
-def _notifications(router: APIRouter, gate: Gate, ask: Ask) -> None:
-    reader = Depends(gate.needs(Role.READ))
-    writer = Depends(gate.needs(Role.COMMON))
-    wisher = gate.wishes(Role.COMMON)
-
-    @router.post("/topics", status_code=201, tags=["notifications"])
-    async def add_topic(body: TopicRequest, wish: Wish = wisher) -> Any:
-        return await carried_out(gate, wish, lambda: ask.once("notifier", "topic.create", body, wish))
-
-    @router.get("/topics", tags=["notifications"])
-    async def list_topics(actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
-        return await ask("notifier", "topic.list", Free({"limit": limit, "after": after}), actor)
-
-    @router.delete("/topics/{ref}", tags=["notifications"])
-    async def delete_topic(ref: str, actor: Actor = writer) -> Any:
-        return await ask("notifier", "topic.delete", Free({"topic": ref}), actor)
-
-    @router.post("/subscriptions", status_code=201, tags=["notifications"])
-    async def subscribe(body: SubscriptionRequest, wish: Wish = wisher) -> Any:
-        def send() -> Awaitable[Any]:
-            return ask.once("notifier", "subscription.create", body, wish)
-
-        return await carried_out(gate, wish, send, keep=False)
-
-    @router.get("/subscriptions", tags=["notifications"])
-    async def list_subscriptions(actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
-        return await ask("notifier", "subscription.list", Free({"limit": limit, "after": after}), actor)
-
-    @router.get("/subscriptions/{ref}", tags=["notifications"])
-    async def subscription(ref: str, actor: Actor = reader) -> Any:
-        return await ask("notifier", "subscription.get", Free({"subscription": ref}), actor)
-
-    @router.delete("/subscriptions/{ref}", tags=["notifications"])
-    async def unsubscribe(ref: str, actor: Actor = writer) -> Any:
-        return await ask("notifier", "subscription.delete", Free({"subscription": ref}), actor)
-
-    @router.get("/subscriptions/{ref}/deliveries", tags=["notifications"])
-    async def deliveries(ref: str, actor: Actor = reader, limit: PageSize = 20, after: str | None = None) -> Any:
-        return await ask(
-            "notifier", "delivery.list", Free({"subscription": ref, "limit": limit, "after": after}), actor
-        )
-
-
 def _bills(router: APIRouter, gate: Gate, ask: Ask) -> None:
     reader = Depends(gate.needs(Role.READ))
 
@@ -201,4 +139,4 @@ def _bills(router: APIRouter, gate: Gate, ask: Ask) -> None:
         return await ask("billing-meter", "prices", None, actor)
 
 
-__all__ = ["Anything", "Ask", "carried_out", "confirmation_routes", "routes"]
+__all__ = ["Anything", "Ask", "carried_out", "routes"]
