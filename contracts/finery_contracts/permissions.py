@@ -49,7 +49,7 @@ HEARS: dict[str, tuple[Durable, ...]] = {
     "billing-meter": (Durable.BILLING_METER,),
 }
 ASKS: dict[str, tuple[str, ...]] = {
-    "studio": tuple(f"finery.rpc.{owner}.>" for owner in ANSWERS if owner != "studio"),
+    "studio": tuple(f"finery.rpc.{owner}.>" for owner in ANSWERS),
     "gateway": (rpc_subject("studio", "servable"), rpc_subject("deployer", "wake"), rpc_subject("deployer", "get")),
     "notifier": (rpc_subject("studio", "events"),),
     "billing-meter": (rpc_subject("studio", "events"),),
@@ -96,9 +96,13 @@ def _service(name: str) -> Grant:
         *_OWN.get(name, ()), *(_WORKER if name in WORKERS else ()),
     )  # fmt: skip
     if name in HEARS or name == "gateway":
-        publish = (f"$JS.API.STREAM.INFO.{EVENTS.name}", *publish)
+        publish = (f"$JS.API.STREAM.INFO.{EVENTS.name}", *_looks_back(EVENTS.name), *publish)
     subscribe = (f"{inbox_of(name)}.>", *((f"finery.rpc.{name}.>",) if name in ANSWERS else ()))
     return Grant(name, publish, (*subscribe, *_OWN_EAR.get(name, ())), answers=name in ANSWERS)
+
+
+def _looks_back(stream: str) -> tuple[str, ...]:
+    return (f"$JS.API.DIRECT.GET.{stream}", f"$JS.API.DIRECT.GET.{stream}.>")
 
 
 def _facts_of(name: str) -> Iterable[str]:

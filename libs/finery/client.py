@@ -25,6 +25,7 @@ from finery.resources.events import Events
 from finery.resources.models import Models
 from finery.resources.notifications import Subscriptions, Topics
 from finery.resources.pools import Flavours, Pools, Quotas
+from finery.resources.rebuild import Rebuild
 from finery.resources.tasks import Tasks
 from finery.transport import Transport
 from finery_contracts.access import Actor
@@ -45,6 +46,7 @@ class Finery:
         self.subscriptions = Subscriptions(self._transport)
         self.events = Events(self._transport)
         self.dead = Dead(self._transport)
+        self.rebuild = Rebuild(self._transport)
         self.bill = Billing(self._transport)
         self.keys = Keys(self._transport)
         self.projects = Projects(self._transport)

@@ -109,8 +109,9 @@ async def _services(options: Options, home: Path, nats: NatsServer, executor: Lo
     client = Client()
     url = nats.url(HOUSE)
     await client.connect(url, inbox_prefix=inbox_prefix(url), max_reconnect_attempts=-1)
-    await bus_init(client, policy=load(Settings, home=home).retention)
-    watchers = [asyncio.create_task(watch_bus(client)), asyncio.create_task(_keep_broker(nats))]
+    policy = load(Settings, home=home).retention
+    await bus_init(client, policy=policy)
+    watchers = [asyncio.create_task(watch_bus(client, policy=policy)), asyncio.create_task(_keep_broker(nats))]
     started: list[Service] = []
     try:
         await _admit_projects(client, nats, home)

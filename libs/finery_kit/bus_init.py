@@ -78,15 +78,32 @@ async def _doorbells(jetstream: JetStreamContext) -> set[str]:
     return found
 
 
-async def watch(client: Client, pools: tuple[str, ...] = ("public",)) -> None:
-    """The watchdog: a consumer that someone deleted is back within 30 seconds."""
+async def watch(client: Client, pools: tuple[str, ...] = ("public",), *, policy: Retention | None = None) -> None:
+    """The watchdog: what someone deleted is back within 30 seconds, and at once after the broker was away."""
     jetstream = client.jetstream(timeout=10)
     while True:
-        await asyncio.sleep(WATCH_S)
+        reconnects = client.stats["reconnects"]
+        for _ in range(int(WATCH_S)):
+            await asyncio.sleep(1)
+            if client.stats["reconnects"] != reconnects:
+                break
         try:
-            await heal_consumers(jetstream, pools)
+            if await _lost_streams(jetstream):
+                log.error("streams_were_lost")
+                await bus_init(client, pools, policy=policy)
+            else:
+                await heal_consumers(jetstream, pools)
         except Exception as fault:  # the broker is away: next time
             log.warning("bus_watch_failed", extra={"error": repr(fault)})
+
+
+async def _lost_streams(jetstream: JetStreamContext) -> bool:
+    for name in (*(stream.name for stream in STREAMS), *(f"KV_{bucket}" for bucket in KV_BUCKETS)):
+        try:
+            await jetstream.stream_info(name)
+        except NotFoundError:
+            return True
+    return False
 
 
 async def _stream(jetstream: JetStreamContext, spec: StreamSpec) -> None:

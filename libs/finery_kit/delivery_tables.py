@@ -70,3 +70,11 @@ class IdempotencyRow(_Table, table=True):
     digest: str
     answer: str | None = Field(default=None, sa_type=Text)
     created_at: datetime = Field(sa_type=UtcText, index=True)
+
+
+class BusSeenRow(_Table, table=True):
+    """Which stream of this name the outbox was published to: one that was made anew has lost everything."""
+
+    __tablename__ = "bus_seen"  # pyright: ignore[reportAssignmentType]
+    stream: str = Field(primary_key=True)
+    born: str

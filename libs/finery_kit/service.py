@@ -19,11 +19,13 @@ from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
+from finery_contracts.model import Record
 from finery_kit import telemetry
-from finery_kit.bus import inbox_prefix, make_broker
+from finery_kit.bus import Rpc, answer_requests, inbox_prefix, make_broker
 from finery_kit.db import Database
 from finery_kit.delivery import Relay
 from finery_kit.idempotency import forget_loop
+from finery_kit.rebuild import Rebuilder
 from finery_kit.settings import Settings
 
 log = logging.getLogger("finery.service")
@@ -45,6 +47,8 @@ class Service:
     broker: NatsBroker = field(init=False)
     app: FastStream = field(init=False)
     relay: Relay | None = field(init=False, default=None)
+    on_rebuild: list[Hook] = field(init=False, default_factory=list[Hook])
+    """What else lies on the bus and is written again when that was lost."""
     _running: list[asyncio.Task[None]] = field(init=False, default_factory=list[asyncio.Task[None]])
 
     def __post_init__(self) -> None:
@@ -53,6 +57,13 @@ class Service:
             self.broker, logger=None, on_startup=[self._open], after_startup=[self._begin],
             on_shutdown=[self._end], after_shutdown=[self._close],
         )  # fmt: skip
+        if self.database is not None:
+            rebuilder = Rebuilder(
+                self.name, self.database, lambda: self.jetstream, self.wake_relay, self.on_rebuild
+            )  # fmt: skip
+            table = {"rebuild": rebuilder.on_rebuild, "rebuild.state": rebuilder.on_state}
+            answer_requests(self.broker, self.name, {verb: Rpc(Record, answer) for verb, answer in table.items()})
+            self.loops.append(rebuilder.watch)
 
     @property
     def client(self) -> Client:

@@ -226,7 +226,7 @@ class RoutePublisher:
 
     async def run(self) -> None:
         """Tell everything once, as after a loss of the bus's storage; then whatever changes. Until cancelled."""
-        await self._database.write(store.republish_routes)
+        await self.tell_all()
         while True:
             self._wake.clear()
             try:
@@ -237,6 +237,11 @@ class RoutePublisher:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(1.0):
                     await self._wake.wait()
+
+    async def tell_all(self) -> None:
+        """Tell every route again: the bucket may be empty."""
+        await self._database.write(store.republish_routes)
+        self.wake()
 
     async def publish_page(self) -> bool:
         """Tell what is untold; False when nothing is left."""

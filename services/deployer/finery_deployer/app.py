@@ -79,6 +79,7 @@ def build(settings: DeployerSettings, executor: Executor | None = None, *, start
         service.broker, NAME, {verb: Rpc(body, partial(answer, desk)) for verb, (body, answer) in REQUESTS.items()}
     )
     service.loops += [routes.run, supervisor.run]
+    service.on_rebuild.append(routes.tell_all)
     service.before_stop.append(supervisor.leave if settings.deployer_stop_instances_on_exit else supervisor.hold)
     service.before_stop += closing
     return service

@@ -35,7 +35,7 @@ from finery_studio.edge import forward, notifications
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.site import site
 from finery_studio.edge.web import TracedApp, WebServer
-from finery_studio.events import dead
+from finery_studio.events import dead, rebuild
 from finery_studio.events import handlers as event_handlers
 from finery_studio.events import http as event_http
 from finery_studio.events.streams import read_subject
@@ -169,6 +169,11 @@ class Studio:
         self.service.wake_relay()
         self.ring()
 
+    async def tell_all_keys(self) -> None:
+        """The bucket may be empty: tell the gateways of every key again."""
+        await self.database.write(lambda tx: project_store.untell_keys(tx.session))
+        await self.tell_keys()
+
     async def tell_keys(self) -> None:
         """Tell the gateways which keys changed."""
         await self.keys.tell_gateways(self.database, self.service.jetstream)
@@ -219,6 +224,7 @@ class Studio:
             model_http.routes(models),
             model_http.openai_routes(models),
             event_http.routes(self.gate, self.database, self.settings.spans_file),
+            rebuild.routes(self.gate, self._ask),
             dead.routes(self.gate, lambda: self.service.jetstream),
             task_http.routes(self.task_routes),
             pool_http.routes(self.gate, self.database, self.pools, self.loops.pools_changed),
@@ -282,6 +288,7 @@ def build(settings: StudioSettings) -> Service:
         subscribe_pull(service.broker, stream.name, subject, durable, partial(handler, studio))
     dead.listen(service)
     service.before_start.append(studio.first_start)
+    service.on_rebuild.append(studio.tell_all_keys)
     service.after_start.append(studio.open_web)
     service.loops += [studio.web_loop, *studio.loops.all]
     service.before_stop.append(studio.close_web)

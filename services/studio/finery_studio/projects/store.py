@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from sqlalchemy import update
 from sqlmodel import Field, Session, col, select
 
 from finery_contracts.access import KeyGrant, Role
@@ -49,6 +50,11 @@ def keys(session: Session, project: str, user: str | None = None) -> list[KeyRow
     if user is not None:
         query = query.where(KeyRow.user == user)
     return list(session.exec(query.order_by(col(KeyRow.id))))
+
+
+def untell_keys(session: Session) -> None:
+    """Every key is to be told again."""
+    session.execute(update(KeyRow).values(told=False))
 
 
 def untold_keys(session: Session) -> list[tuple[KeyRow, str]]:
