@@ -15,7 +15,7 @@ from finery_contracts.jobs import TaskKind
 from finery_studio.edge import forward
 from finery_studio.edge.wishes import KEY_HEADER
 
-WITHOUT_KEY = {"/confirm/{token}"}
+WITHOUT_KEY = {"/confirm/{token}", "/unsubscribe/{token}"}
 """Links that a person opens: no API key, so no project, and opening them twice is harmless anyway."""
 FILE = {"file": ("train.jsonl", b'{"messages": []}\n')}
 OTHER_FILE = {"file": ("train.jsonl", b'{"messages": [1]}\n')}
@@ -132,6 +132,8 @@ def _json(path: str, said: dict[str, Any], other: dict[str, Any]) -> Callable[[R
     return _plain(path, {"json": said}, {"json": other})
 
 
+SINCE, LATER = {"since": "2026-01-01T00:00:00Z"}, {"since": "2026-02-01T00:00:00Z"}
+POOL = {"name": "mine", "flavours": {"cpu": 1}}
 HOOK = {"topic": "jobs", "url": "https://example.com/hook"}
 MODEL = {"name": "mine", "source": {"gallery": GALLERY_MODEL}}
 SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
@@ -155,7 +157,13 @@ SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/api/v1/deployments/{ref}/stop": _plain("/api/v1/deployments/chat/stop", {}, {"json": {"other": 1}}),
     "/api/v1/dead/{number}/replay": _plain("/api/v1/dead/7/replay", {}, {"json": {"other": 1}}),
     "/api/v1/topics": _json("/api/v1/topics", {"name": "jobs"}, {"name": "other"}),
+    "/api/v1/pools": _json("/api/v1/pools", POOL, {**POOL, "name": "other"}),
     "/api/v1/subscriptions": _json("/api/v1/subscriptions", HOOK, {**HOOK, "description": "other"}),
+    "/api/v1/subscriptions/{ref}/enable": _plain("/api/v1/subscriptions/sub_1/enable", {}, {"json": {"other": 1}}),
+    "/api/v1/subscriptions/{ref}/rotate": _json("/api/v1/subscriptions/sub_1/rotate", {}, {"overlap_s": 60}),
+    "/api/v1/subscriptions/{ref}/redeliver": _json("/api/v1/subscriptions/sub_1/redeliver", SINCE, LATER),
+    "/api/v1/subscriptions/{ref}/backfill": _json("/api/v1/subscriptions/sub_1/backfill", SINCE, LATER),
+    "/api/v1/deliveries/{ref}/redeliver": _plain("/api/v1/deliveries/dlv_1/redeliver", {}, {"json": {"other": 1}}),
 }
 
 

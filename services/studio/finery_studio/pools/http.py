@@ -12,6 +12,7 @@ from finery_contracts.jobs import TaskKind
 from finery_contracts.pools import PoolChange, PoolRequest, PoolView, QuotaChange, QuotaView
 from finery_kit.db import Database
 from finery_studio.edge.auth import Gate
+from finery_studio.edge.wishes import Wish
 from finery_studio.models import store as model_store
 from finery_studio.pools import store
 from finery_studio.pools.flavours import can_do
@@ -32,6 +33,7 @@ def _pools(
     router: APIRouter, gate: Gate, database: Database, *, desk: PoolDesk, pools_changed: Callable[[], None]
 ) -> None:
     reader, owner = Depends(gate.needs(Role.READ)), Depends(gate.needs(Role.FULL))
+    maker = gate.wishes(Role.FULL)
 
     @router.get("/pools", tags=["pools"])
     async def list_pools(actor: Actor = reader) -> dict[str, Any]:
@@ -45,8 +47,8 @@ def _pools(
         return await database.read(lambda s: desk.view(s, store.load(s, actor.project, ref), actor.project))
 
     @router.post("/pools", status_code=201, tags=["pools"])
-    async def create(body: PoolRequest, actor: Actor = owner) -> PoolView:
-        made = await database.write(lambda tx: desk.create(tx, body, actor))
+    async def create(body: PoolRequest, wish: Wish = maker) -> PoolView:
+        made = await gate.once(wish, PoolView, lambda tx: desk.create(tx, body, wish.actor))
         pools_changed()
         return made
 
