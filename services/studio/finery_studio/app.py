@@ -209,7 +209,7 @@ class Studio:
     async def close_web(self) -> None:
         """Finish what is being answered."""
         if self.web is not None:
-            self.web.should_exit = True
+            await self.web.stop()
 
     def http(self) -> FastAPI:
         """The HTTP application; ``openapi.json`` is rendered from it."""

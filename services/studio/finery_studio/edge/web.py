@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import socket
 from collections.abc import Generator
@@ -60,6 +61,7 @@ class WebServer(uvicorn.Server):
         )  # fmt: skip
         super().__init__(config)
         self._socket = socket.create_server((host, port), family=socket.AF_INET, backlog=512)
+        self._stopped = asyncio.Event()
         self.port: int = self._socket.getsockname()[1]
 
     @contextlib.contextmanager
@@ -68,5 +70,14 @@ class WebServer(uvicorn.Server):
         yield
 
     async def run_until_stopped(self) -> None:
-        """Serve; returns after ``should_exit`` was set."""
-        await self.serve(sockets=[self._socket])
+        """Serve; returns after ``stop``."""
+        try:
+            await self.serve(sockets=[self._socket])
+        finally:
+            self._socket.close()
+            self._stopped.set()
+
+    async def stop(self) -> None:
+        """Take no more requests, finish what is being answered."""
+        self.should_exit = True
+        await self._stopped.wait()
