@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOCK := libs/finery_kit/locks/control.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint schemas bench clean
+.PHONY: help setup demo test quick lint schemas bench chaos clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -30,7 +30,7 @@ demo: setup ## the main job: data to a tuned, evaluated, called model
 
 test: setup ## all tests, the quick ones first
 	$(VENV)/bin/python -m pytest tests/architecture tests/contracts tests/kit tests/services tests/cli
-	$(VENV)/bin/python -m pytest tests/flows tests/e2e
+	$(VENV)/bin/python -m pytest tests/flows tests/e2e tests/chaos
 	$(ML) -m pytest tests/engines
 
 quick: setup ## the tests that take seconds
@@ -48,6 +48,9 @@ schemas: setup ## render contracts/schemas and the catalogue anew
 
 bench: setup ## figures, one line each, last of all; NAME=… for one
 	@$(VENV)/bin/python -m tests.bench $(NAME)
+
+chaos: setup ## kill everything at random, KILLS=1000 times; SEED= repeats a schedule, DATABASE=sqlite or postgres
+	@$(VENV)/bin/python -m tests.chaos --kills $(or $(KILLS),1000) $(if $(SEED),--seed $(SEED)) --database $(or $(DATABASE),both)
 
 clean: ## remove the environments and the demo's state
 	rm -rf $(VENV) .engines .finery-demo

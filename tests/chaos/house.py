@@ -198,7 +198,7 @@ async def chaos_house(folder: Path, *, database: Open | None, database_url: str)
     sql = FaultProxy(database) if database else None
     for proxy in filter(None, (bus, http, sql)):
         await proxy.start()
-    async with connected(broker.url()) as client:
+    async with connected(broker.url("init")) as client:
         await bus_init(client)
     gateway = free_port()
     house = ChaosHouse(folder, broker, bus, http, sql, f"fk-{secret[:20]}", f"http://127.0.0.1:{gateway}")
@@ -209,7 +209,11 @@ async def chaos_house(folder: Path, *, database: Open | None, database_url: str)
         for service in (*OWNERS, *WORKERS, *SINGLE):
             twice = service in WORKERS or (service in OWNERS and sql is not None)
             for replica in range(1, 3 if twice else 2):
-                own = {"FINERY_HOME": str(folder / "homes" / f"{service}-{replica}")}
+                bus_url = broker.url(service).rpartition(":")[0]
+                own = {
+                    "FINERY_HOME": str(folder / "homes" / f"{service}-{replica}"),
+                    "FINERY_NATS_URL": f"{bus_url}:{bus.port}",
+                }
                 if service == "studio":
                     own["FINERY_STUDIO_PORT"] = str(studios[replica - 1])
                 house.add(service, replica, environment | own)
@@ -221,9 +225,7 @@ async def chaos_house(folder: Path, *, database: Open | None, database_url: str)
 
 def _environment(folder: Path, house: ChaosHouse, secret: str, gateway: int) -> dict[str, str]:
     """What all processes are told. Attempts are many: here most of them end by murder."""
-    user, _, rest = house.broker.url().partition("@")
     return {
-        "FINERY_NATS_URL": f"{user}@{rest.rpartition(':')[0]}:{house.bus.port}",
         "FINERY_STORE_ROOT": str(folder / "store"), "FINERY_INSTALLATION_SECRET": secret,
         "FINERY_OPERATOR_KEY": house.key, "FINERY_GATEWAY_PORT": str(gateway),
         "FINERY_STUDIO_URL": f"http://127.0.0.1:{house.http.port}", "FINERY_PUBLIC_URL": house.url,

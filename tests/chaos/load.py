@@ -7,6 +7,7 @@ may make one task. It refuses to give up before its time is over.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import random
 import time
@@ -162,10 +163,8 @@ class Load:
         """It may have ended meanwhile, or be about to stop: that is an answer too."""
         project = self.projects[wish.project]
         place = f"/api/v1/tasks/{self.accepted[wish.tag]}"
-        try:
+        with contextlib.suppress(Refused):
             await self.ask(project.client, "POST", f"{place}/{wish.move}", f"{wish.tag}-{wish.move}")
-        except Refused:
-            return
         if wish.move == "pause":
             await self._resume(project, place, wish.tag)
 
