@@ -14,6 +14,8 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 
 from finery_kit.telemetry import context_of, span_from
 
+PATIENCE_S = 5
+
 
 class TracedApp:
     """ASGI: one server span for each request that changes something; reads are too many to be worth one."""
@@ -56,7 +58,7 @@ class WebServer(uvicorn.Server):
 
     def __init__(self, app: Any, host: str, port: int) -> None:
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=5,
+            app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=PATIENCE_S,
             server_header=False,
         )  # fmt: skip
         super().__init__(config)
@@ -78,6 +80,8 @@ class WebServer(uvicorn.Server):
             self._stopped.set()
 
     async def stop(self) -> None:
-        """Take no more requests, finish what is being answered."""
+        """Take no more requests, finish what is being answered; not for longer than twice uvicorn's own patience."""
         self.should_exit = True
-        await self._stopped.wait()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(2 * PATIENCE_S):
+                await self._stopped.wait()
