@@ -123,16 +123,18 @@ class LinePage(Record):
 
 
 class CostRequest(Request):
-    """``cost``: of one task or deployment, over all its ended intervals."""
+    """``cost``: of one task or deployment."""
 
     noun_id: str
 
 
 class Cost(Record):
-    """What was charged so far."""
+    """What it has cost so far: ``charged`` for ended intervals, and ``running``, an estimate of the one that runs."""
 
     amount: Decimal
     currency: str
+    charged: Decimal = Decimal(0)
+    running: Decimal = Decimal(0)
 
 
 class AccountsRequest(Request):

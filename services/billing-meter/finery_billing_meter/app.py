@@ -10,10 +10,14 @@ from pydantic import BaseModel
 
 from finery_billing_meter.adapters import StudioLog, load_prices
 from finery_billing_meter.alarms import Alarm, Alarms
+from finery_billing_meter.budgets import handlers as budget_handlers
+from finery_billing_meter.budgets import requests as budgets
+from finery_billing_meter.budgets import store as budget_store
 from finery_billing_meter.deadlines import handlers as deadlines
 from finery_billing_meter.deadlines import store as live
 from finery_billing_meter.deadlines.handlers import follow
 from finery_billing_meter.desk import Desk
+from finery_billing_meter.estimates import requests as estimates
 from finery_billing_meter.ledger import bill
 from finery_billing_meter.ledger import requests as ledger
 from finery_billing_meter.ledger.handlers import charge
@@ -25,8 +29,10 @@ from finery_billing_meter.packages import store as package_store
 from finery_billing_meter.prices.domain import PriceBook
 from finery_billing_meter.settings import BillingMeterSettings
 from finery_contracts import billing, deployments, tasks
+from finery_contracts.budgets import BudgetCommand, BudgetRequest, BudgetsRequest
 from finery_contracts.deployments import DeploymentInstanceEnded
 from finery_contracts.envelope import Event
+from finery_contracts.estimates import EstimateRequest
 from finery_contracts.notifications import NotificationMetered
 from finery_contracts.packages import OffersRequest, PackageRequest, PackagesRequest
 from finery_contracts.prices import PricesRequest
@@ -53,7 +59,16 @@ FOLLOWED = (
 ROUTES: dict[type[Event], Callable[..., object]] = {}
 ROUTES.update(dict.fromkeys(FOLLOWED, follow))
 ROUTES.update(dict.fromkeys(CHARGED, charge))
-ALARMS = [Alarm(live.next_at, deadlines.ring), Alarm(package_store.next_end, package_handlers.expire)]
+
+
+def alarms_of(book: PriceBook) -> list[Alarm]:
+    """What becomes due by itself."""
+    return [
+        Alarm(live.next_at, deadlines.ring),
+        Alarm(package_store.next_end, package_handlers.expire),
+        Alarm(budget_store.next_at, partial(budget_handlers.ring, book=book)),
+    ]
+
 
 Answer = Callable[[Desk, Any], Awaitable[BaseModel]]
 REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {
@@ -62,9 +77,13 @@ REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {
     "bill.lines": (billing.LinesRequest, ledger.bill_lines),
     "bill.accounts": (billing.AccountsRequest, ledger.bill_accounts),
     "bill.verify": (billing.VerifyRequest, bill_verify),
-    "cost": (billing.CostRequest, ledger.cost),
+    "cost": (billing.CostRequest, estimates.cost),
+    "estimate": (EstimateRequest, estimates.estimate),
     "usage": (billing.UsageRequest, ledger.usage),
     "prices": (PricesRequest, ledger.prices),
+    "budget.create": (BudgetRequest, budgets.create),
+    "budget.list": (BudgetsRequest, budgets.list_budgets),
+    "budget.delete": (BudgetCommand, budgets.delete),
     "package.offers": (OffersRequest, packages.offers),
     "package.list": (PackagesRequest, packages.list_packages),
     "package.buy": (PackageRequest, packages.buy),
@@ -76,7 +95,7 @@ def build(settings: BillingMeterSettings) -> Service:
     book = PriceBook(load_prices(settings.prices_file))
     database = Database(settings.database_for(NAME), BILLING_METADATA, DELIVERY_METADATA)
     service = Service(NAME, settings, database)
-    alarms = Alarms(database, ALARMS, service.wake_relay)
+    alarms = Alarms(database, alarms_of(book), service.wake_relay)
 
     def wake() -> None:
         service.wake_relay()
@@ -102,6 +121,7 @@ def routes(book: PriceBook) -> HotRoutes:
         lives = [event for event in events if isinstance(event, FOLLOWED)]
         if lives:
             follow(tx, lives)
+        budget_store.soon(tx.session, {event.project for event in events}, tx.now)
 
     together = Together(hear)
     return dict.fromkeys(ROUTES, together)

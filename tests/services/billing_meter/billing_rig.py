@@ -181,10 +181,10 @@ class Rig:
 
         return await self.database.write(work)
 
-    async def ask(self, verb: str, *, project: str = "proj_1", role: Role = Role.READ, **body):
+    async def ask(self, verb: str, *, project: str = "proj_1", role: Role = Role.READ, key=None, **body):
         kind, answer = REQUESTS[verb]
         actor = Actor(project=project, project_name="p", user="user_1", key="key_1", role=role)
-        return await answer(Desk(self.database, self.book, log=self.log), Call(kind.model_validate(body), actor, None))
+        return await answer(Desk(self.database, self.book, log=self.log), Call(kind.model_validate(body), actor, key))
 
     async def lines(self) -> list[LedgerLine]:
         def work(session):

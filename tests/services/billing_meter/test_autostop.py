@@ -11,7 +11,7 @@ import pytest
 from billing_rig import AT, Rig, fact, instance_ended
 
 from finery_billing_meter.alarms import Alarms
-from finery_billing_meter.app import ALARMS
+from finery_billing_meter.app import alarms_of
 from finery_billing_meter.ledger.store import BILLING_METADATA
 from finery_contracts.autostop import AutoStopDue, AutoStopView, AutoStopWarned
 from finery_contracts.deployments import DeploymentRunning, DeploymentState, DeploymentView
@@ -30,7 +30,7 @@ BEAT_S = 2.0
 
 
 def alarms(rig: Rig) -> Alarms:
-    return Alarms(rig.database, ALARMS, lambda: None)
+    return Alarms(rig.database, alarms_of(rig.book), lambda: None)
 
 
 async def told(rig: Rig) -> list[tuple[str, AutoStopView]]:
@@ -229,7 +229,7 @@ async def test_two_replicas_say_it_once(rig: Rig):
     other.open()
     rig.clock.now = AT + timedelta(hours=2)
 
-    await Alarms(other, ALARMS, lambda: None).ring()
+    await Alarms(other, alarms_of(rig.book), lambda: None).ring()
     await alarms(rig).ring()
     other.close()
 

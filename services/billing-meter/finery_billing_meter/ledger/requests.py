@@ -11,8 +11,6 @@ from finery_contracts.billing import (
     AsOfRequest,
     Bill,
     BillRequest,
-    Cost,
-    CostRequest,
     LinePage,
     LinesRequest,
     UsageRequest,
@@ -51,13 +49,6 @@ async def bill_accounts(desk: Desk, call: Call[AccountsRequest]) -> Accounts:
     """``bill.accounts``: what is owed by whom, and what was earned."""
     found = await desk.database.read(lambda session: bill.accounts(session, call.by.project))
     return Accounts(currency=desk.book.currency, data=found, sum=sum((a.balance for a in found), start=bill.ZERO))
-
-
-async def cost(desk: Desk, call: Call[CostRequest]) -> Cost:
-    """``cost``: zero for what has no ended interval yet."""
-    scope = Scope(call.by.project, noun_id=call.body.noun_id)
-    amount = await desk.database.read(lambda session: bill.total(session, scope))
-    return Cost(amount=amount, currency=desk.book.currency)
 
 
 async def usage(desk: Desk, call: Call[UsageRequest]) -> UsageTotals:

@@ -24,6 +24,7 @@ from finery_contracts.packages import (
 from finery_contracts.prices import PackageOffer
 from finery_kit.bus import Call
 from finery_kit.db import Transaction
+from finery_kit.idempotency import once
 
 
 async def offers(desk: Desk, call: Call[OffersRequest]) -> Offers:
@@ -62,7 +63,7 @@ async def buy(desk: Desk, call: Call[PackageRequest]) -> PackageView:
             )  # fmt: skip
         return handlers.buy(tx, _package(offer, call.by, tx.now, starts_at, desk.book.currency))
 
-    bought = await desk.database.write(work)
+    bought = await desk.database.write(lambda tx: once(tx, call.asked, PackageView, work))
     desk.wake()
     return bought
 

@@ -1,0 +1,1 @@
+"""Budgets: what a project means to spend."""

@@ -1,0 +1,1 @@
+"""What something will cost, and what it has cost so far."""
