@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.autostop import AutoStopDue, AutoStopWarned
+from finery_contracts.budgets import BudgetExhausted, BudgetRestored
 from finery_contracts.deployments import DeployCommand, DeploymentView, DeployRequest, ServableModel, ServableRequest
 from finery_contracts.envelope import Event
 from finery_contracts.inbound import InboundEvent
@@ -263,6 +264,8 @@ class Studio:
 ROUTES: dict[type[Event], Callable[..., None]] = {
     AutoStopWarned: deadlines.on_auto_stop_warned,
     AutoStopDue: deadlines.on_auto_stop_due,
+    BudgetExhausted: deadlines.on_budget_exhausted,
+    BudgetRestored: deadlines.on_budget_restored,
 }
 MESSAGES = {
     Durable.STUDIO: (EVENTS, "finery.evt.>", Studio.on_fact),

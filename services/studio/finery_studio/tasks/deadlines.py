@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from finery_contracts.autostop import AutoStopDue, AutoStopWarned
+from finery_contracts.budgets import BudgetExhausted, BudgetRestored
 from finery_contracts.tasks import StopReason
 from finery_kit.db import Transaction
+from finery_studio.pools import store as pool_store
+from finery_studio.tasks import store
 from finery_studio.tasks.handlers import TaskDesk
 
 
@@ -18,3 +21,20 @@ def on_auto_stop_due(tx: Transaction, event: AutoStopDue, *, desk: TaskDesk) -> 
     """A task has run as long as it may; one that has ended meanwhile stays as it is."""
     if event.data.noun == "task":
         desk.stop_if_going(tx, event.data.noun_id, StopReason.AUTO_STOP)
+
+
+def on_budget_exhausted(tx: Transaction, event: BudgetExhausted, *, desk: TaskDesk) -> None:
+    """With ``stop``, what runs saves and waits, and nothing of the project begins until there is money again."""
+    budget = event.data
+    if not budget.stop:
+        return
+    reason = f"budget {budget.name} of {budget.limit} {budget.currency} is used up"
+    pool_store.hold(tx, event.project, cause=budget.id, reason=reason)
+    for task_id in store.live_ids(tx.session, event.project):
+        desk.stop_if_going(tx, task_id, StopReason.BUDGET)
+
+
+def on_budget_restored(tx: Transaction, event: BudgetRestored, *, desk: TaskDesk) -> None:
+    """There is money again: what waited goes on by itself."""
+    pool_store.release(tx, event.project, cause=event.data.id)
+    tx.after_commit.append(desk.ring)

@@ -170,7 +170,7 @@ def warn_of_auto_stop(task: TaskView, due_at: datetime, now: datetime) -> Decisi
     """Its auto-stop is near; nothing to say of one that has ended."""
     if task.state.ended:
         return task, []
-    text = f"stops by itself at {due_at.isoformat(timespec='seconds')}, after {task.auto_stop_s:,} s of running"
+    text = f"its auto-stop is near: it stops by itself at {due_at.isoformat(timespec='seconds')}"
     warned = touched(task, notes=noted(task, "auto_stop_soon", text, now))
     return warned, [said(TaskAutoStopSoon, warned)]
 

@@ -234,3 +234,9 @@ def users_of(session: Session, project: str, noun_id: str) -> list[str]:
         col(TaskRow.view).contains(noun_id),
     )
     return [row.id for row in session.exec(query)]
+
+
+def live_ids(session: Session, project: str) -> list[str]:
+    """The project's tasks that a worker is believed to hold."""
+    query = select(TaskRow.id).where(TaskRow.project == project, col(TaskRow.live).is_(True))
+    return sorted(session.exec(query))
