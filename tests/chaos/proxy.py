@@ -62,6 +62,8 @@ class FaultProxy:
         for task in self._undoing:
             task.cancel()
         self.cut(1.0)
+        while self._links:
+            await asyncio.sleep(0.01)
         await asyncio.sleep(0)
 
     @property
