@@ -23,6 +23,7 @@ from finery_contracts.ids import new_id
 from finery_contracts.jobs import TaskKind
 from finery_contracts.models import ModelFact, ModelState, ModelView
 from finery_contracts.notifications import SubscriptionView
+from finery_contracts.registry import parse_event
 from finery_contracts.tasks import NotifyChoice, TaskFact, TaskState, TaskSucceeded, TaskView
 from finery_kit import hot
 from finery_kit.bus import Call
@@ -154,6 +155,13 @@ class Rig:
     async def deliveries(self, subscription: str) -> list[notifications.DeliveryView]:
         page = await self.ask("delivery.list", notification_requests.DeliveriesRequest(subscription=subscription))
         return [delivery for delivery in page.data if "confirmation" not in delivery.event_type]
+
+    async def hear_said(self, fact: str) -> None:
+        """What the notifier itself said comes back to it over the bus."""
+        rows = await self.database.read(lambda session: list(session.exec(select(OutboxRow))))
+        for row in rows:
+            if f".{fact}." in row.type:
+                await self.hear(parse_event(row.body))
 
     async def said(self) -> list[str]:
         rows = await self.database.read(lambda session: list(session.exec(select(OutboxRow))))
