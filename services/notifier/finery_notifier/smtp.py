@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from email.errors import MessageError
 from email.message import EmailMessage
 from email.policy import SMTP
-from email.utils import format_datetime
+from email.utils import format_datetime, parseaddr
 from typing import Literal
 
 import aiosmtplib
@@ -21,6 +21,8 @@ from finery_notifier.courier import Parcel
 from finery_notifier.domain import Outcome
 
 SIDE_BY_SIDE = 8
+LONG_LINES = SMTP.clone(max_line_length=998)
+"""RFC 5322's limit: with shorter lines a long link becomes an encoded word, which no mail program follows."""
 GONE = {550, 551, 553}
 """RFC 5321 4.2.3, said of the recipient: there is no such mailbox, or mail for it is not taken."""
 OURS = {530, 534, 535, 538, 554}
@@ -70,7 +72,7 @@ class SmtpMail:
         try:
             async with client:
                 try:
-                    await client.send_message(message, sender=relay.sender, recipients=[recipient])
+                    await client.sendmail(parseaddr(relay.sender)[1], [recipient], message.as_bytes())
                 except aiosmtplib.SMTPRecipientsRefused as fault:
                     recipient_refused = True
                     raise fault.recipients[0] from fault
@@ -87,7 +89,7 @@ def message_of(parcel: Parcel, sender: str) -> EmailMessage:
     Raises:
         ValueError: a header would hold the end of a line.
     """
-    message = EmailMessage(policy=SMTP)
+    message = EmailMessage(policy=LONG_LINES)
     message["From"] = sender
     message["To"] = parcel.url.removeprefix("mailto:")
     message["Subject"] = parcel.subject

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, Envelope, Session
 from notifier_rig import Rig, notifier_rig, succeeded
 
@@ -19,6 +20,7 @@ from finery_contracts.notification_requests import (
     UnsubscribeRequest,
 )
 from finery_contracts.notifications import SubscriptionView, Template
+from finery_kit.ports import free_port
 from finery_kit.settings import SettingsError, load
 from finery_kit.testing import VirtualClock
 from finery_notifier import channels
@@ -56,7 +58,6 @@ class Mailbox:
     def text(self, place: int = -1) -> str:
         return self.letters[place].get_payload(decode=True).decode()  # type: ignore[union-attr]
 
-    @property
     def token(self) -> str:
         return re.findall(r"/confirm/(\S+)", self.text())[0]
 
@@ -75,10 +76,10 @@ async def rig(tmp_path: Path, service_database: str, mailbox: Mailbox) -> AsyncI
 
 @contextlib.asynccontextmanager
 async def mail_rig(folder: Path, mailbox: Mailbox) -> AsyncIterator[Rig]:
-    loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: SMTP(mailbox, hostname="mail.example", loop=loop), "127.0.0.1", 0)
+    port = free_port()
+    controller = Controller(mailbox, hostname="127.0.0.1", port=port)
+    controller.start()
     try:
-        port = server.sockets[0].getsockname()[1]
         relay = Relay("127.0.0.1", port, "none", "Finery <finery@house.example>")
         declared = DeclaredChannels({"chat": "json://127.0.0.1:9/"}, timeout_s=5)
         mail = Ways({"email": SmtpMail(relay, timeout_s=5), "channel": declared})
@@ -86,7 +87,7 @@ async def mail_rig(folder: Path, mailbox: Mailbox) -> AsyncIterator[Rig]:
             yield made
         await declared.close()
     finally:
-        server.close()
+        controller.stop()
 
 
 async def subscribe(rig: Rig, address: str = "ann@example.com", **more) -> SubscriptionView:
@@ -98,7 +99,7 @@ async def subscribe(rig: Rig, address: str = "ann@example.com", **more) -> Subsc
 
 async def listener(rig: Rig, mailbox: Mailbox, **more) -> SubscriptionView:
     made = await subscribe(rig, **more)
-    await rig.ask("subscription.confirm", ConfirmRequest(token=mailbox.token))
+    await rig.ask("subscription.confirm", ConfirmRequest(token=mailbox.token()))
     return made
 
 
@@ -108,7 +109,7 @@ async def test_an_address_is_asked_first_and_hears_in_plain_words_afterwards(rig
     await rig.deliver()
     assert [letter["Subject"] for letter in mailbox.letters] == ["[Finery] confirm your subscription"]
 
-    await rig.ask("subscription.confirm", ConfirmRequest(token=mailbox.token))
+    await rig.ask("subscription.confirm", ConfirmRequest(token=mailbox.token()))
     event = succeeded(rig)
     await rig.hear(event)
     await rig.deliver()
@@ -171,7 +172,7 @@ async def test_a_forged_link_unsubscribes_nobody(rig: Rig, mailbox: Mailbox, for
 )
 async def test_what_the_relay_says_decides(rig: Rig, mailbox: Mailbox, rcpt, data, state, subscription):
     made = await listener(rig, mailbox)
-    mailbox.rcpt_answers, mailbox.data_answers = rcpt, data
+    mailbox.rcpt_answers, mailbox.data_answers = list(rcpt), list(data)
     await rig.hear(succeeded(rig))
     await rig.deliver()
 
@@ -197,7 +198,8 @@ async def test_no_value_of_an_event_becomes_a_header(rig: Rig, mailbox: Mailbox)
 
 @pytest.mark.parametrize(
     "address",
-    ["", "ann", "@example.com", *("ann@bücher.example", "ann@x.example\n"), "ann@", "ann@localhost", "ann@example", "ann@[127.0.0.1]",
+    ["", "ann", "@example.com", *("ann@bücher.example", "ann@x.example\n"), "ann@", "ann@localhost",
+     "ann@example", "ann@[127.0.0.1]",
      "ann@127.0.0.1", "a b@x.example",
      "ann@example.com\r\nBcc: eve@x.example", "ann@example.com,eve@x.example",
      '"ann"@example.com', "Ann <ann@x.example>",
@@ -236,6 +238,7 @@ async def test_a_declared_channel_is_asked_too_and_hangs_nobody(rig: Rig, monkey
     assert [title for title, _ in sent] == ["[Finery] confirm your subscription", "[Finery] task n: succeeded"]
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of modules that its plugins load
 async def test_apprise_itself_says_no_where_nobody_listens():
     declared = DeclaredChannels({"chat": "json://127.0.0.1:9/"}, timeout_s=10)
 
