@@ -17,7 +17,6 @@ from finery_contracts.autostop import AutoStopDue, AutoStopWarned
 from finery_contracts.budgets import BudgetExhausted, BudgetRestored
 from finery_contracts.deployments import DeployCommand, DeploymentView, DeployRequest, ServableModel, ServableRequest
 from finery_contracts.envelope import Event
-from finery_contracts.inbound import InboundEvent
 from finery_contracts.jobs import TaskKind
 from finery_contracts.log import LogPage, LogRequest
 from finery_contracts.model import Record
@@ -25,6 +24,7 @@ from finery_contracts.streams import EVENTS, INBOUND, REPORTS, Durable
 from finery_contracts.work import ClaimRequest, HeartbeatRequest, Report
 from finery_kit.bus import Call, Rpc, answer_requests, ask, subscribe_pull
 from finery_kit.db import Database, Transaction, utc_now
+from finery_kit.dead import subject_of
 from finery_kit.delivery import DELIVERY_METADATA
 from finery_kit.home import operator_key
 from finery_kit.service import Service
@@ -40,7 +40,8 @@ from finery_studio.events import dead, rebuild
 from finery_studio.events import handlers as event_handlers
 from finery_studio.events import http as event_http
 from finery_studio.events.streams import read_subject
-from finery_studio.inbound import on_inbound
+from finery_studio.inbound import handlers as inbound_handlers
+from finery_studio.inbound import http as inbound_http
 from finery_studio.loops import Loops
 from finery_studio.models import http as model_http
 from finery_studio.models import store as model_store
@@ -152,10 +153,14 @@ class Studio:
 
     async def on_inbound(self, body: bytes, msg: NatsMessage) -> None:
         """INBOUND: upstream systems."""
-        project = msg.raw_message.subject.split(".")[2]
-        event = InboundEvent.model_validate_json(body)
-        with span_from(event.traceparent, NAME, f"process {event.type}", kind=SpanKind.CONSUMER):
-            await self.database.write(lambda tx: on_inbound(tx, project, event, self.task_routes))
+        raw = msg.raw_message
+        project = subject_of(raw).split(".")[2]
+        headers = {name.lower(): value for name, value in (raw.headers or {}).items()}
+        met = raw.metadata
+        place = f"{met.stream}/{met.sequence.stream}/{met.timestamp.isoformat()}"
+        await self.database.write(
+            lambda tx: inbound_handlers.hear(tx, project, headers, body, self.task_routes, place=place)
+        )
         self.changed()
         await msg.ack()
 
@@ -229,6 +234,7 @@ class Studio:
             dead.routes(self.gate, lambda: self.service.jetstream),
             task_http.routes(self.task_routes),
             pool_http.routes(self.gate, self.database, self.pools, self.loops.pools_changed),
+            inbound_http.routes(self.task_routes),
             tuning_openai.routes(self.task_routes),
             forward.routes(self.gate, self._ask, self.resolve),
             notifications.routes(self.gate, self._ask),

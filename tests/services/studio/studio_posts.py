@@ -132,6 +132,14 @@ def _json(path: str, said: dict[str, Any], other: dict[str, Any]) -> Callable[[R
     return _plain(path, {"json": said}, {"json": other})
 
 
+async def _event(studio: Rig) -> Sent:
+    data = (await tuning(studio)).said["json"]
+    event = {"specversion": "1.0", "id": "n1", "source": "w", "type": "io.finery.task.requested.v1", "data": data}
+    headers = {"content-type": "application/cloudevents+json"}
+    other = {"json": {**event, "id": "n2"}, "headers": headers}
+    return Sent("/api/v1/inbound", {"json": event, "headers": headers}, other)
+
+
 SINCE, LATER = {"since": "2026-01-01T00:00:00Z"}, {"since": "2026-02-01T00:00:00Z"}
 POOL = {"name": "mine", "flavours": {"cpu": 1}}
 HOOK = {"topic": "jobs", "url": "https://example.com/hook"}
@@ -150,6 +158,7 @@ SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/api/v1/tasks/{task_id}/pause": _move("pause", some_task),
     "/api/v1/tasks/{task_id}/resume": _move("resume", _paused),
     "/api/v1/tasks/{task_id}/copy": _move("copy", some_task),
+    "/api/v1/inbound": _event,
     "/v1/fine_tuning/jobs": _job,
     "/v1/fine_tuning/jobs/{job_id}/cancel": _cancel,
     "/api/v1/deployments": _deploy,

@@ -12,7 +12,7 @@ from finery_contracts.inbound import TASK_REQUESTED, InboundEvent
 from finery_contracts.jobs import TaskKind
 from finery_kit.delivery import events_since
 from finery_studio.edge.answers import openai_page
-from finery_studio.inbound import on_inbound
+from finery_studio.inbound.handlers import hear as hear_message
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,8 @@ async def test_since_means_the_moment_in_whatever_zone_it_is_said(studio: Rig) -
 
 async def hear(studio: Rig, event_id: str, data: dict[str, Any], kind: str = TASK_REQUESTED) -> None:
     event = InboundEvent(specversion="1.0", id=event_id, source="warehouse", type=kind, data=data)
-    await studio.write(lambda tx: on_inbound(tx, studio.actor.project, event, studio.studio.task_routes))
+    body, desk = event.model_dump_json().encode(), studio.studio.task_routes
+    await studio.write(lambda tx: hear_message(tx, studio.actor.project, {}, body, desk, place="1"))
 
 
 async def test_an_upstream_event_makes_one_task_however_often_it_comes(studio: Rig) -> None:

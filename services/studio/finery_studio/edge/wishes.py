@@ -70,7 +70,8 @@ async def asked_of(request: Request, actor: Actor) -> Asked:
         raise InvalidRequest(f"say {KEY_HEADER} once", code="idempotency_key_invalid", param=KEY_HEADER)
     key = check_key(keys[0])
     query = sorted(request.query_params.multi_items())
-    digest = digest_of(request.method, request.url.path, query, actor.user, await _said(request))
+    event = sorted((name, value) for name, value in request.headers.items() if name.startswith("ce-"))
+    digest = digest_of(request.method, request.url.path, query, actor.user, event, await _said(request))
     return Asked(actor.project, key, digest)
 
 

@@ -1,0 +1,1 @@
+"""What upstream systems say: CloudEvents, by NATS or HTTP, that create work."""
