@@ -24,7 +24,6 @@ from finery_contracts.streams import EVENTS, INBOUND, REPORTS, Durable
 from finery_contracts.work import ClaimRequest, HeartbeatRequest, Report
 from finery_kit.bus import Call, Rpc, answer_requests, ask, subscribe_pull
 from finery_kit.db import Database, Transaction, utc_now
-from finery_kit.dead import subject_of
 from finery_kit.delivery import DELIVERY_METADATA
 from finery_kit.home import operator_key
 from finery_kit.service import Service
@@ -153,14 +152,7 @@ class Studio:
 
     async def on_inbound(self, body: bytes, msg: NatsMessage) -> None:
         """INBOUND: upstream systems."""
-        raw = msg.raw_message
-        project = subject_of(raw).split(".")[2]
-        headers = {name.lower(): value for name, value in (raw.headers or {}).items()}
-        met = raw.metadata
-        place = f"{met.stream}/{met.sequence.stream}/{met.timestamp.isoformat()}"
-        await self.database.write(
-            lambda tx: inbound_handlers.hear(tx, project, headers, body, self.task_routes, place=place)
-        )
+        await inbound_handlers.on_message(self.database, body, msg, self.task_routes)
         self.changed()
         await msg.ack()
 

@@ -43,6 +43,8 @@ class Owner:
 
     def _made(self, verb: str, actor: Actor) -> dict[str, Any]:
         number = len(self.done)
+        if verb == "rebuild":
+            return {"owner": "studio", "running": True, "waiting": number}
         made = {"id": f"{verb}_{number}", "project": actor.project, "name": "chat", "secret": f"whsec_{number}"}
         view = {
             "model": "m", "model_name": "m", "state": "running", "qps": 1, "version": 1, "created_by": "u",
@@ -164,6 +166,7 @@ SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/api/v1/deployments": _deploy,
     "/api/v1/deployments/{ref}/start": _plain("/api/v1/deployments/chat/start", {}, {"json": {"other": 1}}),
     "/api/v1/deployments/{ref}/stop": _plain("/api/v1/deployments/chat/stop", {}, {"json": {"other": 1}}),
+    "/api/v1/bus/rebuild": _plain("/api/v1/bus/rebuild", {}, {"json": {"other": 1}}),
     "/api/v1/dead/{number}/replay": _plain("/api/v1/dead/7/replay", {}, {"json": {"other": 1}}),
     "/api/v1/topics": _json("/api/v1/topics", {"name": "jobs"}, {"name": "other"}),
     "/api/v1/pools": _json("/api/v1/pools", POOL, {**POOL, "name": "other"}),

@@ -11,6 +11,8 @@ from finery_contracts.access import Actor, Role
 from finery_contracts.errors import FineryError
 from finery_contracts.rebuild import RebuildPage, RebuildState
 from finery_studio.edge.auth import Gate
+from finery_studio.edge.forward import carried_out
+from finery_studio.edge.wishes import Wish
 
 OWNERS = ("studio", "deployer", "notifier", "billing-meter")
 AskOwner = Callable[[str, str, BaseModel | None, Actor | None], Awaitable[Any]]
@@ -20,6 +22,7 @@ def routes(gate: Gate, ask: AskOwner) -> APIRouter:
     """Begin, and look."""
     router = APIRouter(prefix="/api/v1/bus", tags=["operations"])
     operator = Depends(gate.needs(Role.OPERATOR))
+    wisher = gate.wishes(Role.OPERATOR)
 
     async def all_owners(verb: str, actor: Actor) -> RebuildPage:
         states = await asyncio.gather(*(_one(ask, owner, verb, actor) for owner in OWNERS))
@@ -27,8 +30,11 @@ def routes(gate: Gate, ask: AskOwner) -> APIRouter:
         return RebuildPage(data=list(states), done=done)
 
     @router.post("/rebuild", status_code=202)
-    async def rebuild(actor: Actor = operator) -> RebuildPage:
-        return await all_owners("rebuild", actor)
+    async def rebuild(wish: Wish = wisher) -> RebuildPage:
+        async def send() -> dict[str, Any]:
+            return (await all_owners("rebuild", wish.actor)).model_dump(mode="json")
+
+        return RebuildPage.model_validate(await carried_out(gate, wish, send))
 
     @router.get("/rebuild")
     async def rebuild_state(actor: Actor = operator) -> RebuildPage:

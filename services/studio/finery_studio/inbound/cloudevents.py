@@ -1,4 +1,4 @@
-"""CloudEvents 1.0 as they come from outside: structured, batched, or binary, into one shape. Pure.
+"""CloudEvents 1.0 as they come from outside: structured, batched, or binary, into one shape.
 
 Sources: the HTTP binding, https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/http-protocol-binding.md
 (3.1.3.2 for the encoding of headers), and the JSON format. It refuses with the name of the attribute that is wrong.

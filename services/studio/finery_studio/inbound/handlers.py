@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from faststream.nats import NatsMessage
 from opentelemetry.trace import SpanKind
 from pydantic import ValidationError
 
@@ -12,7 +13,8 @@ from finery_contracts.errors import ErrorBody, FineryError, InvalidRequest
 from finery_contracts.ids import new_id
 from finery_contracts.inbound import TASK_REQUESTED, InboundEvent, InboundRefused, Refusal
 from finery_contracts.model import Record
-from finery_kit.db import Transaction
+from finery_kit.db import Database, Transaction
+from finery_kit.dead import headers_of, subject_of
 from finery_kit.delivery import emit
 from finery_kit.telemetry import span_from
 from finery_studio.edge.answers import invalid
@@ -29,6 +31,16 @@ class Received(Record):
     task: str | None = None
     error: ErrorBody | None = None
     status: int = 202
+
+
+async def on_message(database: Database, body: bytes, msg: NatsMessage, desk: TaskRoutes) -> None:
+    """INBOUND: any message of a project's credential."""
+    raw = msg.raw_message
+    project = subject_of(raw).split(".")[2]
+    headers = {name.lower(): value for name, value in headers_of(raw).items()}
+    met = raw.metadata
+    place = f"{met.stream}/{met.sequence.stream}/{met.timestamp.isoformat()}"
+    await database.write(lambda tx: hear(tx, project, headers, body, desk, place=place))
 
 
 def receive(tx: Transaction, actor: Actor, said: Any, desk: TaskRoutes, *, place: str | None = None) -> Received:
