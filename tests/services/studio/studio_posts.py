@@ -61,9 +61,9 @@ class Letters:
     jetstream: None
 
     async def replay(self, number: int) -> Replayed:
-        if str(number) in self.owner.done:
+        if f"letter {number}" in self.owner.done:
             raise NotFound("gone")
-        self.owner.done[str(number)] = {}
+        self.owner.done[f"letter {number}"] = {}
         return Replayed(id=number, durable="studio", subject="finery.evt.p.task.t.created")
 
 
