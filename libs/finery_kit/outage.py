@@ -32,10 +32,19 @@ def outages_told() -> Generator[None]:
     try:
         yield
     except (DBAPIError, PoolTimeoutError) as fault:
-        told = unavailable(fault)
-        if told is None:
-            raise
-        raise told from fault
+        for cause in _causes(fault):
+            told = unavailable(cause)
+            if told is not None:
+                raise told from fault
+        raise
+
+
+def _causes(fault: BaseException | None) -> Generator[DBAPIError | PoolTimeoutError]:
+    """The fault, and those it came of: a full SQLite ends the transaction, and then its savepoint cannot be found."""
+    while fault is not None:
+        if isinstance(fault, DBAPIError | PoolTimeoutError):
+            yield fault
+        fault = fault.__context__
 
 
 def unavailable(fault: DBAPIError | PoolTimeoutError) -> Unavailable | None:

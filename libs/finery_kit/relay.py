@@ -10,13 +10,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any
 
 from nats.js import JetStreamContext
 from opentelemetry import trace
-from sqlalchemy import update
+from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
 from finery_contracts.envelope import CONTENT_TYPE
@@ -38,6 +39,9 @@ class Relay:
         self._database, self._jetstream, self._service = database, jetstream, service
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        self.failing_since: float | None = None
+        """Monotonic; since when nothing that waits could be published."""
+        self.backlog = 0
 
     def wake(self) -> None:
         """Look now instead of at the next poll. Safe from any thread."""
@@ -49,8 +53,12 @@ class Relay:
             self._wake.clear()
             try:
                 while await self.publish_page():
-                    pass
-            except Exception as fault:  # the bus is away or slow: what is unpublished stays so
+                    self.backlog = await self._database.read(_backlog)
+                self.failing_since, self.backlog = None, 0
+            except Exception as fault:  # the bus is away, full or slow: what is unpublished stays so
+                self.failing_since = self.failing_since or time.monotonic()
+                with contextlib.suppress(Exception):  # the database may be away as well
+                    self.backlog = await self._database.read(_backlog)
                 log.warning("relay_waits", extra={"service": self._service, "error": repr(fault)})
                 await asyncio.sleep(POLL_S)
             # Not wait_for: before Python 3.12 it loses a cancellation that meets the end of the wait.
@@ -119,6 +127,10 @@ def _is_stored(ack: asyncio.Future[Any]) -> bool:
 
 def _mark(tx: Transaction, seqs: Sequence[int | None]) -> None:
     tx.session.exec(update(OutboxRow).where(col(OutboxRow.seq).in_(seqs)).values(published=True))
+
+
+def _backlog(session: Session) -> int:
+    return session.exec(select(func.count()).where(col(OutboxRow.published).is_(False))).one()
 
 
 def _unpublished(session: Session) -> list[OutboxRow]:

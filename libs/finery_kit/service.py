@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,6 +20,7 @@ from faststream.nats import NatsBroker
 from nats.aio.client import Client
 from nats.js import JetStreamContext
 
+from finery_contracts.errors import Unavailable
 from finery_contracts.model import Record
 from finery_kit import telemetry
 from finery_kit.bus import Rpc, answer_requests, inbox_prefix, make_broker
@@ -29,6 +31,7 @@ from finery_kit.rebuild import Rebuilder
 from finery_kit.settings import Settings
 
 log = logging.getLogger("finery.service")
+BUS_GRACE_S = 2.0  # a broker that restarts is back sooner
 Loop = Callable[[], Coroutine[Any, Any, None]]
 Hook = Callable[[], Awaitable[None]]
 
@@ -49,6 +52,7 @@ class Service:
     relay: Relay | None = field(init=False, default=None)
     on_rebuild: list[Hook] = field(init=False, default_factory=list[Hook])
     """What else lies on the bus and is written again when that was lost."""
+    _away_since: float | None = field(init=False, default=None)
     _running: list[asyncio.Task[None]] = field(init=False, default_factory=list[asyncio.Task[None]])
 
     def __post_init__(self) -> None:
@@ -63,7 +67,7 @@ class Service:
             )  # fmt: skip
             table = {"rebuild": rebuilder.on_rebuild, "rebuild.state": rebuilder.on_state}
             answer_requests(self.broker, self.name, {verb: Rpc(Record, answer) for verb, answer in table.items()})
-            self.loops.append(rebuilder.watch)
+            self.loops += [rebuilder.watch, self._watch_pressure]
 
     @property
     def client(self) -> Client:
@@ -91,6 +95,28 @@ class Service:
         """Something was put into the outbox."""
         if self.relay is not None:
             self.relay.wake()
+
+    def pressure(self) -> Unavailable | None:
+        """Why nothing new is taken on at the moment, or None: the bus is away, or too much waits for it.
+
+        What was taken on is safe in the outbox; this keeps it from growing for ever.
+        """
+        now, relay = time.monotonic(), self.relay
+        if not self.client.is_connected:
+            self._away_since = self._away_since or now
+        else:
+            self._away_since = None
+        since = [at for at in (self._away_since, relay.failing_since if relay else None) if at is not None]
+        if since and now - min(since) >= BUS_GRACE_S:
+            return Unavailable("the bus does not take events at the moment; try again shortly", retry_after_s=5)
+        if relay is not None and relay.backlog > self.settings.outbox_limit:
+            return Unavailable(f"{relay.backlog:,} events wait for the bus; try again shortly", retry_after_s=5)
+        return None
+
+    async def _watch_pressure(self) -> None:
+        while True:  # so that the grace begins when the bus goes, not when somebody asks
+            self.pressure()
+            await asyncio.sleep(0.25)
 
     async def _open(self) -> None:
         telemetry.set_up(self.name, file=self.settings.spans_file, otlp_endpoint=self.settings.otlp_endpoint)
@@ -138,10 +164,14 @@ class Service:
                 except asyncio.CancelledError:
                     raise
                 except Exception:  # a loop never dies silently: log, breathe, go on
-                    log.exception("loop_failed", extra={"service": self.name, "loop": loop.__qualname__})
+                    log.exception(
+                        "loop_failed", extra={"service": self.name, "loop": getattr(loop, "__qualname__", repr(loop))}
+                    )
                     await asyncio.sleep(1)
 
-        self._running.append(asyncio.create_task(keep_running(), name=f"{self.name}:{loop.__qualname__}"))
+        self._running.append(
+            asyncio.create_task(keep_running(), name=f"{self.name}:{getattr(loop, '__qualname__', repr(loop))}")
+        )
 
 
 @contextlib.asynccontextmanager

@@ -30,6 +30,9 @@ class Settings(BaseSettings):
         validation_alias=AliasChoices("otlp_endpoint", "FINERY_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"),
     )
     log_level: str = "INFO"
+    outbox_limit: int = Field(
+        default=20_000, ge=1, description="events that may wait for the bus before writes are refused"
+    )
     retention_file: Path | None = Field(default=None, description="how long things are kept; default: as shipped")
 
     @property

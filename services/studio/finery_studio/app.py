@@ -53,7 +53,7 @@ from finery_studio.pools.recount import recount
 from finery_studio.pools.store import Policy, Quota
 from finery_studio.projects import http as project_http
 from finery_studio.projects import store as project_store
-from finery_studio.projects.desk import KeyDesk
+from finery_studio.projects.desk import KeyDesk, keep_telling
 from finery_studio.settings import StudioSettings
 from finery_studio.store import STUDIO_METADATA
 from finery_studio.tasks import deadlines
@@ -173,8 +173,8 @@ class Studio:
         await self.tell_keys()
 
     async def tell_keys(self) -> None:
-        """Tell the gateways which keys changed."""
-        await self.keys.tell_gateways(self.database, self.service.jetstream)
+        """Tell the gateways which keys changed; while the bus is away, the loop below does it later."""
+        await self.keys.try_to_tell(self.database, self.service.jetstream)
 
     # --- start --------------------------------------------------------------------------------------------------
 
@@ -232,7 +232,7 @@ class Studio:
             notifications.routes(self.gate, self._ask),
             notifications.link_routes(self._ask),
         )
-        return site(routers, bus_is_there=lambda: self.service.client.is_connected)
+        return site(routers, bus_is_there=lambda: self.service.client.is_connected, pressure=self.service.pressure)
 
     @property
     def task_routes(self) -> task_http.TaskRoutes:
@@ -291,6 +291,6 @@ def build(settings: StudioSettings) -> Service:
     service.before_start.append(studio.first_start)
     service.on_rebuild.append(studio.tell_all_keys)
     service.after_start.append(studio.open_web)
-    service.loops += [studio.web_loop, *studio.loops.all]
+    service.loops += [studio.web_loop, partial(keep_telling, studio.tell_keys), *studio.loops.all]
     service.before_stop.append(studio.close_web)
     return service

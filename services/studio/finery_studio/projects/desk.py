@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import hashlib
 import hmac
+import logging
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+import nats.errors
 from nats.js import JetStreamContext
+from nats.js.errors import APIError
 
 from finery_contracts.access import Actor, ProjectCreated, ProjectView, Role
 from finery_contracts.errors import Conflict, NotFound
@@ -20,6 +25,9 @@ from finery_kit.delivery import emit
 from finery_kit.idempotency import Asked
 from finery_kit.keys import key_hash
 from finery_studio.projects import domain, store
+
+log = logging.getLogger("finery.studio")
+TELL_EVERY_S = 5.0
 
 
 class KeyView(Record):
@@ -105,6 +113,13 @@ class KeyDesk:
         tx.session.add(row)
         return key_view(row)
 
+    async def try_to_tell(self, database: Database, jetstream: JetStreamContext) -> None:
+        """The same, where a bus that is away is no error: what is untold stays so."""
+        try:
+            await self.tell_gateways(database, jetstream)
+        except (nats.errors.Error, APIError, TimeoutError) as fault:
+            log.warning("keys_wait", extra={"error": repr(fault)})
+
     async def tell_gateways(self, database: Database, jetstream: JetStreamContext) -> None:
         """Write what changed into the key-value bucket; safe to repeat."""
         changed = await database.read(store.untold_keys)
@@ -126,6 +141,13 @@ class KeyDesk:
                     tx.session.add(row)
 
         await database.write(mark)
+
+
+async def keep_telling(tell: Callable[[], Awaitable[None]]) -> None:
+    """Tell again what could not be told at once. Until cancelled."""
+    while True:
+        await asyncio.sleep(TELL_EVERY_S)
+        await tell()
 
 
 def key_view(row: store.KeyRow) -> KeyView:
