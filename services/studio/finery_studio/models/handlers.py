@@ -133,10 +133,12 @@ class ModelDesk:
             self._invalid(tx, view, task)
             return {}
         came = task.output
-        view = store.changed(
-            view, weights=f"{task.artefact}/out/model", parameters=came.parameters, size_bytes=came.size_bytes,
-            max_length=min(view.max_length, came.max_length) if view.gallery else came.max_length,
-        )  # fmt: skip
+        longest = min(view.max_length, came.max_length) if view.gallery else came.max_length
+        arrived = {
+            "weights": f"{task.artefact}/out/model", "parameters": came.parameters, "size_bytes": came.size_bytes,
+            "max_length": longest,
+        }  # fmt: skip
+        view = view.model_copy(update=arrived)
         if not task.request["validate"]:
             store.save(tx, store.changed(view, state=ModelState.READY), ModelReady)
             return {}
