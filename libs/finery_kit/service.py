@@ -27,10 +27,12 @@ from finery_kit.bus import Rpc, answer_requests, inbox_prefix, make_broker
 from finery_kit.db import Database
 from finery_kit.delivery import Relay
 from finery_kit.idempotency import forget_loop
+from finery_kit.inbox import fold_old_rows
 from finery_kit.rebuild import Rebuilder
 from finery_kit.settings import Settings
 
 log = logging.getLogger("finery.service")
+FOLD_EVERY_S = 6 * 3600.0
 BUS_GRACE_S = 2.0  # a broker that restarts is back sooner
 Loop = Callable[[], Coroutine[Any, Any, None]]
 Hook = Callable[[], Awaitable[None]]
@@ -67,7 +69,7 @@ class Service:
             )  # fmt: skip
             table = {"rebuild": rebuilder.on_rebuild, "rebuild.state": rebuilder.on_state}
             answer_requests(self.broker, self.name, {verb: Rpc(Record, answer) for verb, answer in table.items()})
-            self.loops += [rebuilder.watch, self._watch_pressure]
+            self.loops += [rebuilder.watch, self._watch_pressure, self._fold_inbox]
 
     @property
     def client(self) -> Client:
@@ -112,6 +114,14 @@ class Service:
         if relay is not None and relay.backlog > self.settings.outbox_limit:
             return Unavailable(f"{relay.backlog:,} events wait for the bus; try again shortly", retry_after_s=5)
         return None
+
+    async def _fold_inbox(self) -> None:
+        assert self.database is not None
+        policy = self.settings.retention
+        while True:
+            while await self.database.write(lambda tx: fold_old_rows(tx, policy)):
+                await asyncio.sleep(0.1)  # others write, too
+            await asyncio.sleep(FOLD_EVERY_S)
 
     async def _watch_pressure(self) -> None:
         while True:  # so that the grace begins when the bus goes, not when somebody asks
