@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import hot, meter, submit, up
+from tests.bench import admission, hot, meter, submit, up
 
 
 @dataclass(frozen=True)
@@ -48,11 +48,21 @@ def _meter() -> list[Figure]:
     return [Figure("meter_ratio", meter.measure(), 0.5, floor=True)]
 
 
+def _admission() -> list[Figure]:
+    decisions = admission.measure()
+    p99 = decisions[int(len(decisions) * 0.99)]
+    return [
+        Figure("admission_decision_ms", decisions, admission.GOAL_MS),
+        Figure("admission_decision_ms_p99", [p99], admission.GOAL_MS),
+    ]
+
+
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "up_ready_s": _up,
     "up_memory_mb": _up,
     "submit_to_engine_ms": _submit,
     "event_handler_ratio": _hot,
+    "admission_decision_ms": _admission,
     "meter_ratio": _meter,
 }
 

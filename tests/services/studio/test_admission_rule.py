@@ -6,7 +6,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import pytest
 
@@ -118,7 +118,7 @@ class House:
         self.queues[best.project].remove(rank)
         self.running[best.project] += 1
         self.clock = turn.clock
-        self.tenants[best.project] = replace(now.tenant(best.project), served=turn.served(now, best))
+        self.tenants[best.project] = now.tenant(best.project)._replace(served=turn.served(now, best))
         return best.project, rank
 
 

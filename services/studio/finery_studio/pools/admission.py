@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fractions import Fraction
+from typing import NamedTuple
 
 from finery_contracts.jobs import TaskKind
 
@@ -21,11 +21,10 @@ TOGETHER = (frozenset({TaskKind.IMPORT, TaskKind.VALIDATE}),)
 
 Rank = tuple[int, str]
 """Orders the tasks of one project: minus the priority, then the id, which sorts by age."""
-Key = tuple[bool, Fraction, int]
+Key = tuple[bool, int, int]
 
 
-@dataclass(frozen=True)
-class Queue:
+class Queue(NamedTuple):
     """How many tasks of one project, kind and flavour wait and run in a pool."""
 
     pool: str
@@ -36,8 +35,7 @@ class Queue:
     running: int = 0
 
 
-@dataclass(frozen=True)
-class Tenant:
+class Tenant(NamedTuple):
     """What is settled for a project. ``served``: what it was served in this pool, for its share."""
 
     share: int = 1
@@ -122,7 +120,7 @@ def choose(situation: Situation, offer: Offer) -> Turn | None:
     if not open_queues:
         return None
     starts = {q.project: max(situation.clock, situation.tenant(q.project).served) for q in open_queues}
-    loads = {p: Fraction(in_pool.get(p, 0), situation.tenant(p).share) for p in starts}
+    loads = {p: _load(in_pool.get(p, 0), situation.tenant(p).share) for p in starts}
     first = min((loads[project], start) for project, start in starts.items())
     level = tuple(q for q in open_queues if (loads[q.project], starts[q.project]) == first)
     return Turn(level, start=first[1], clock=max(situation.clock, min(starts.values())))
@@ -155,7 +153,7 @@ def overtakers(situation: Situation, queue: Queue, ahead: int) -> Level | None:
         tenant = situation.tenant(project)
         blocked = everywhere.get(project, 0) + (nth + 1) * cost > tenant.running_slots
         start = max(situation.clock, tenant.served) + nth * _step(situation, project, queue.flavour)
-        return blocked, Fraction(in_pool.get(project, 0) + nth * cost, tenant.share), start
+        return blocked, _load(in_pool.get(project, 0) + nth * cost, tenant.share), start
 
     mine, before, ties = key(queue.project, ahead), ahead, list[tuple[str, int]]()
     for project, waiting in everyone.items():
@@ -225,6 +223,11 @@ def _waiting_by_project(situation: Situation, of: Queue) -> dict[str, int]:
         if same and queue.waiting > 0 and not situation.tenant(queue.project).held:
             counted[queue.project] = counted.get(queue.project, 0) + queue.waiting
     return counted
+
+
+def _load(slots: int, share: int) -> int:
+    """Running slots for a share, in whole numbers: shares up to 1000 stay apart."""
+    return slots * SERVED // share
 
 
 def _step(situation: Situation, project: str, flavour: str) -> int:

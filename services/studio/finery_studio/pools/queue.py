@@ -60,6 +60,37 @@ def waiting_bells(session: Session) -> list[tuple[str, str]]:
     return list(session.exec(query))
 
 
+# Built once: to build a statement takes longer than to run it.
+_TASK: Any = vars(TaskRow)["__table__"].c
+_COUNT: Any = vars(store.CountRow)["__table__"].c
+
+
+def _many(name: str) -> Any:
+    return sql.bindparam(name, expanding=True)
+
+
+_LINED_UP = (
+    _COUNT.pool == sql.bindparam("pool"), _COUNT.waiting > 0, _COUNT.kind.in_(_many("kinds")),
+    _COUNT.flavour.in_(_many("flavours")),
+)  # fmt: skip
+_WAITING = sql.select(_COUNT.project).where(*_LINED_UP).limit(1)
+_HEAD = (
+    sql.select(_TASK.id)
+    .where(
+        _TASK.pool == _COUNT.pool, _TASK.project == _COUNT.project, _TASK.kind == _COUNT.kind,
+        _TASK.flavour == _COUNT.flavour, _TASK.claimable.is_(True), _TASK.id.not_in(_many("passed_over")),
+    )
+    .order_by(_TASK.priority.desc(), _TASK.id)
+    .limit(1)
+    .correlate(vars(store.CountRow)["__table__"])
+    .scalar_subquery()
+)  # fmt: skip
+_FOUND = sql.select(_HEAD.label("id")).where(*_LINED_UP, _COUNT.project.in_(_many("projects"))).subquery()
+_HEADS = sql.select(_TASK.id, _TASK.priority, _TASK.flavour, _TASK.kind, _TASK.project).where(
+    _TASK.id.in_(sql.select(_FOUND.c.id))
+)
+
+
 @dataclass(frozen=True)
 class _Place:
     ahead: int
@@ -166,43 +197,19 @@ def _length(situation: Situation, queue: Queue) -> int:
 
 def _any_waits(session: Session, request: ClaimRequest) -> bool:
     """A look without the lock: idle workers that ask again and again keep nobody waiting."""
-    query = select(store.CountRow.project).where(
-        store.CountRow.pool == request.pool, store.CountRow.waiting > 0,
-        col(store.CountRow.kind).in_([str(kind) for kind in request.kinds]),
-        col(store.CountRow.flavour).in_(request.flavours),
-    )  # fmt: skip
-    return session.exec(query.limit(1)).first() is not None
+    said = {"pool": request.pool, "kinds": [str(kind) for kind in request.kinds], "flavours": list(request.flavours)}
+    return session.connection().execute(_WAITING, said).first() is not None
 
 
-def _heads(session: Session, queues: Sequence[Queue], passed_over: Sequence[str]) -> Sequence[Row[Any]]:
+def _heads(session: Session, queues: Sequence[Queue], passed_over: Sequence[str]) -> list[Row[Any]]:
     """The best waiting task of each of these queues: one look at the index for each."""
-    head = (
-        select(TaskRow.id)
-        .where(
-            TaskRow.pool == store.CountRow.pool, TaskRow.project == store.CountRow.project,
-            TaskRow.kind == store.CountRow.kind, TaskRow.flavour == store.CountRow.flavour,
-            col(TaskRow.claimable).is_(True), col(TaskRow.id).not_in(passed_over),
-        )
-        .order_by(col(TaskRow.priority).desc(), col(TaskRow.id))
-        .limit(1)
-        .correlate(store.CountRow)
-        .scalar_subquery()
-    )  # fmt: skip
-    first = queues[0]
-    found = (
-        select(head.label("id"))
-        .where(
-            store.CountRow.pool == first.pool,
-            col(store.CountRow.project).in_({queue.project for queue in queues}),
-            col(store.CountRow.kind).in_({queue.kind for queue in queues}),
-            col(store.CountRow.flavour).in_({queue.flavour for queue in queues}),
-        )
-        .subquery()
-    )
-    told: Any = (TaskRow.id, TaskRow.priority, TaskRow.flavour, TaskRow.kind, TaskRow.project)
-    query = sql.select(*told)
-    rows = session.execute(query.where(col(TaskRow.id).in_(sql.select(found.c.id)))).all()
+    said = {
+        "pool": queues[0].pool, "projects": list({queue.project for queue in queues}),
+        "kinds": list({queue.kind for queue in queues}), "flavours": list({queue.flavour for queue in queues}),
+        "passed_over": list(passed_over),
+    }  # fmt: skip
     wanted = {(queue.project, queue.kind, queue.flavour) for queue in queues}
+    rows = session.connection().execute(_HEADS, said)
     return [row for row in rows if (row.project, row.kind, row.flavour) in wanted]
 
 
@@ -221,5 +228,4 @@ def _without(situation: Situation, gone: Sequence[Queue]) -> Situation:
 def _serve(tx: Transaction, turn: admission.Turn, *, situation: Situation, row: TaskRow) -> None:
     """Remember that the project was served."""
     served = turn.served(situation, Queue(row.pool, row.flavour, row.kind, row.project))
-    for project, value in ((row.project, served), (store.CLOCK, turn.clock)):
-        tx.session.merge(store.ServedRow(pool=row.pool, project=project, served=value))
+    store.serve(tx.session, row.pool, {row.project: served, store.CLOCK: turn.clock})

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Any
 
-from pydantic import TypeAdapter
+import sqlalchemy as sql
 from sqlalchemy import JSON, BigInteger, Column, text
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
 from sqlmodel import Field, Session, col, func, or_, select
 
 from finery_contracts.errors import NotFound
@@ -88,6 +92,25 @@ class ServedRow(StudioTable, table=True):
     served: int = Field(default=0, sa_type=BigInteger)
 
 
+# What every claim reads and writes, built once: to build a statement takes longer than to run it.
+_T: dict[str, Any] = {kind.__name__: vars(kind)["__table__"].c for kind in (CountRow, QuotaRow, HoldRow, ServedRow)}
+_COUNT, _QUOTA, _HOLD, _SERVING = _T["CountRow"], _T["QuotaRow"], _T["HoldRow"], _T["ServedRow"]
+_COUNTS = sql.select(_COUNT.pool, _COUNT.flavour, _COUNT.kind, _COUNT.project, _COUNT.waiting, _COUNT.running).where(
+    (_COUNT.running > 0) | ((_COUNT.waiting > 0) & (_COUNT.pool == sql.bindparam("pool")))
+)
+_QUOTAS = sql.select(_QUOTA.project, _QUOTA.running_slots, _QUOTA.share)
+_HOLDS = sql.select(_HOLD.project, sql.func.min(_HOLD.reason).label("reason")).group_by(_HOLD.project)
+_SERVED = sql.select(_SERVING.project, _SERVING.served).where(_SERVING.pool == sql.bindparam("pool"))
+
+
+def _upsert(insert: Any) -> Any:
+    made = insert(vars(ServedRow)["__table__"])
+    return made.on_conflict_do_update(index_elements=["pool", "project"], set_={"served": made.excluded.served})
+
+
+_SERVE = {"sqlite": _upsert(sqlite.insert), "postgresql": _upsert(postgresql.insert)}
+
+
 class Quota(Record):
     """What a project may, with the defaults filled in."""
 
@@ -103,15 +126,17 @@ class Policy(Record):
     default: Quota = Quota()
 
 
-_POLICY = TypeAdapter(Policy)
-
-
 def policy(session: Session) -> Policy:
     """The flavours and the default quota."""
     row = session.get(PolicyRow, 1)
     if row is None:
         return Policy(flavours={})
-    return _POLICY.validate_json(row.policy)
+    return _parsed(row.policy)
+
+
+@functools.lru_cache(maxsize=4)
+def _parsed(text: str) -> Policy:
+    return Policy.model_validate_json(text)
 
 
 def slots_of(session: Session, flavour: str) -> int:
@@ -184,16 +209,13 @@ def release(tx: Transaction, project: str, *, cause: str) -> None:
 
 def situation(session: Session, pool: PoolRow) -> Situation:
     """What ``admission`` decides from: a few hundred counts, whatever the number of tasks."""
-    told = policy(session)
-    served = dict(session.exec(select(ServedRow.project, ServedRow.served).where(ServedRow.pool == pool.id)).all())
-    counts = select(
-        CountRow.pool, CountRow.flavour, CountRow.kind, CountRow.project, CountRow.waiting, CountRow.running
-    ).where(or_(CountRow.running > 0, (CountRow.waiting > 0) & (CountRow.pool == pool.id)))  # type: ignore[operator]
+    told, connection = policy(session), session.connection()
+    served = {row.project: row.served for row in connection.execute(_SERVED, {"pool": pool.id})}
     return Situation(
         pool=pool.id,
         name=pool.name,
-        queues=[Queue(*row) for row in session.exec(counts)],  # pyright: ignore[reportArgumentType,reportCallIssue]
-        tenants=_tenants(session, served, told.default),
+        queues=[Queue(*row) for row in connection.execute(_COUNTS, {"pool": pool.id})],
+        tenants=_tenants(connection, served, told.default),
         default=Tenant(told.default.share, told.default.running_slots),
         costs={name: flavour.slots for name, flavour in told.flavours.items()},
         room=pool.flavours,
@@ -201,18 +223,22 @@ def situation(session: Session, pool: PoolRow) -> Situation:
     )
 
 
-def _tenants(session: Session, served: Mapping[str, int], default: Quota) -> Mapping[str, Tenant]:
-    found = {row.project: settled(row, default) for row in session.exec(select(QuotaRow))}
-    holds = dict(session.exec(select(HoldRow.project, func.min(HoldRow.reason)).group_by(HoldRow.project)).all())
-    return {
-        project: Tenant(
-            share=found.get(project, default).share,
-            running_slots=found.get(project, default).running_slots,
-            held=holds.get(project),
-            served=served.get(project, 0),
-        )
-        for project in {*found, *holds, *served}
-    }
+def serve(session: Session, pool: str, served: Mapping[str, int]) -> None:
+    """Remember what was served."""
+    rows = [{"pool": pool, "project": project, "served": value} for project, value in sorted(served.items())]
+    session.connection().execute(_SERVE[session.get_bind().dialect.name], rows)
+
+
+def _tenants(connection: Connection, served: Mapping[str, int], default: Quota) -> Mapping[str, Tenant]:
+    quotas = {row.project: row for row in connection.execute(_QUOTAS)}
+    holds = {row.project: row.reason for row in connection.execute(_HOLDS)}
+    tenants = dict[str, Tenant]()
+    for project in {*quotas, *holds, *served}:
+        row = quotas.get(project)
+        share = row.share if row and row.share is not None else default.share
+        slots = row.running_slots if row and row.running_slots is not None else default.running_slots
+        tenants[project] = Tenant(share, slots, holds.get(project), served.get(project, 0))
+    return tenants
 
 
 def usage(session: Session) -> list[CountRow]:

@@ -50,6 +50,7 @@ class TaskDesk:
     hang: HangRule
     wake_relay: Callable[[], None]
     ring: Callable[[], None]
+    choose: Callable[[Transaction, ClaimRequest], store.TaskRow | None] = next_task
 
     # --- what workers say ---------------------------------------------------------------------------------------
 
@@ -65,7 +66,7 @@ class TaskDesk:
         given = tx.session.get(store.ClaimRow, request.request_id)
         if given is not None:
             return ClaimAnswer.model_validate_json(given.answer)
-        row = next_task(tx, request)
+        row = self.choose(tx, request)
         if row is None:
             return ClaimAnswer()
         task = store.save(tx, row, domain.claim(store.view_of(row), request.worker, tx.now))
