@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import sqlalchemy as sql
-from sqlalchemy import Row, and_, or_
+from sqlalchemy import and_, or_
 from sqlmodel import Session, col, func, select
 
 from finery_contracts.tasks import TaskView
@@ -201,7 +201,7 @@ def _any_waits(session: Session, request: ClaimRequest) -> bool:
     return session.connection().execute(_WAITING, said).first() is not None
 
 
-def _heads(session: Session, queues: Sequence[Queue], passed_over: Sequence[str]) -> list[Row[Any]]:
+def _heads(session: Session, queues: Sequence[Queue], passed_over: Sequence[str]) -> list[Any]:
     """The best waiting task of each of these queues: one look at the index for each."""
     said = {
         "pool": queues[0].pool, "projects": list({queue.project for queue in queues}),
