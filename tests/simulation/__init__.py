@@ -1,0 +1,1 @@
+"""A deterministic simulator of the event-driven heart: the real pure domains, everything around them modelled."""
