@@ -1,12 +1,72 @@
-"""``python -m tests.simulation --seeds N``: many seeds, then every mutant. ``--seed N --trace``: one, line by line."""
-from tests.simulation.run import simulate
-import sys, time
-t=time.time(); bad=0; steps=0
-a,b=int(sys.argv[1]),int(sys.argv[2])
-for seed in range(a,b):
-    r=simulate(seed, keep=len(sys.argv)>3)
-    steps+=r.steps
-    if r.violation:
-        bad+=1; print(seed, r.violation[:300])
-        if len(sys.argv)>3: print("\n".join(r.lines))
-print(bad, steps/(b-a), (time.time()-t)/(b-a))
+"""``--seeds N``: so many seeds, then every mutant; the last line counts. ``--seed N --trace``: one seed, line by line."""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import time
+
+from .domains import Mutant, planted
+from .mutants import mutants
+from .run import Result, simulate
+
+SEEDS_FOR_A_MUTANT = 400
+SHOWN = 5
+
+
+def main() -> int:
+    """The exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seeds", type=int, default=1000, help="how many, from --first on")
+    parser.add_argument("--first", type=int, default=0)
+    parser.add_argument("--seed", type=int, help="only this one")
+    parser.add_argument("--trace", action="store_true", help="with --seed: print everything that happens")
+    parser.add_argument("--mutant", help="with --seed: plant this fault")
+    parser.add_argument("--jobs", type=int, default=multiprocessing.cpu_count())
+    given = parser.parse_args()
+    if given.seed is not None:
+        return show(given.seed, given.mutant, whole=given.trace)
+    return many(given.first, given.seeds, given.jobs)
+
+
+def show(seed: int, name: str | None, *, whole: bool) -> int:
+    """One seed."""
+    chosen = next((mutant for mutant in mutants() if mutant.name == name), None)
+    result = simulate(seed, planted(chosen) if chosen is not None else None, keep=True)
+    if whole or result.violation:
+        print("\n".join(result.lines))
+    print(f"seed={seed} digest={result.digest} violation={result.violation}")
+    return 1 if result.violation else 0
+
+
+def many(first: int, seeds: int, jobs: int) -> int:
+    """Many seeds on the real domains, then every mutant."""
+    began = time.monotonic()
+    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
+        failed = [result for result in pool.imap_unordered(_run, range(first, first + seeds), 20) if result.violation]
+        took_s = time.monotonic() - began
+        hunted = pool.map(hunt, list(mutants()), 1)
+    for result in failed[:SHOWN]:
+        print(f"\nseed {result.seed}: {result.violation}")
+        print("\n".join(simulate(result.seed, keep=True).lines))
+    for mutant, seed in hunted:
+        print(f"mutant {mutant.module}.{mutant.name}: {'NOT FOUND' if seed is None else f'found by seed {seed}'}")
+    found = sum(1 for _, seed in hunted if seed is not None)
+    print(f"{seeds} seeds in {took_s:.1f} s, mutants in {time.monotonic() - began - took_s:.1f} s, {jobs} processes")
+    print(f"simulate seeds={seeds} violations={len(failed)} mutants={len(hunted)} found={found}")
+    return 0 if not failed and found == len(hunted) else 1
+
+
+def hunt(mutant: Mutant) -> tuple[Mutant, int | None]:
+    """The first seed that finds it."""
+    domains = planted(mutant)
+    return mutant, next((seed for seed in range(SEEDS_FOR_A_MUTANT) if simulate(seed, domains).violation), None)
+
+
+def _run(seed: int) -> Result:
+    return simulate(seed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -172,7 +172,7 @@ class Deployer:
 
     def _ended(self, tx: Tx, instance: Instance, *, died: bool) -> None:
         began_us = instance.running_us
-        running_s = (self.world.us - began_us) // 3600 * 3600 / SECOND if began_us is not None else 0.0
+        running_s = (self.world.us - began_us) / SECOND if began_us is not None else 0.0
         place_us = began_us if began_us is not None else instance.created_us
         interval = InstanceInterval(
             instance=f"ins_{instance.number}", n=1, running_s=running_s, billed=began_us is not None,

@@ -41,7 +41,7 @@ def amounts(charges: Sequence[Charge], packages: Sequence[Bought], prices: Seque
     found: dict[str, int] = {}
     for charge in sorted(charges, key=lambda charge: (charge.started_at, charge.source)):
         exact = Fraction(repr(charge.running_s)) * charge.instances * BILLIONTH / 3600
-        mine = [package for package in packages if package.project == charge.project]
+        mine = [package for package in packages if charge.public and package.project == charge.project]
         drawn = sum(take for take in _drawn(charge, mine, used, round(exact)))
         price = next(one.per_hour for one in reversed(prices) if one.since <= charge.started_at)
         found[charge.source] = 0 if drawn == round(exact) and drawn else round((exact - drawn) * price)

@@ -86,6 +86,7 @@ class Charge:
     running_s: float
     started_at: datetime
     instances: int
+    public: bool = True
 
 
 class TaskRules:
@@ -119,9 +120,12 @@ class TaskRules:
         assert live is not None
         live.expects = ("lost", "worker_lost")
 
-    def stopped(self, task_id: str, why: str) -> None:
+    def stopped(self, task_id: str, why: str, limit_s: int | None) -> None:
         """Somebody's stop was accepted."""
         story = self.stories[task_id]
+        if why == "auto_stop" and limit_s is not None:
+            ran_s = story.ran_s(self.world.now)
+            self._must(ran_s >= limit_s - 0.001, f"{task_id} is stopped after {ran_s} s of {limit_s} s")
         live = story.live
         if live is None:
             story.wanted_over = story.wanted_over or why in ("terminate", "auto_stop")
@@ -141,6 +145,12 @@ class TaskRules:
         over_s = story.ran_s(self.world.now) - (task.auto_stop_s or 1e9)
         if command == "continue" and self.world.calm_for_s() > 10:
             self._must(over_s <= HEARTBEAT_S, f"{task.id} goes on {over_s:.3f} s after its auto-stop")
+
+    def hanging(self, beat: HeartbeatRequest, factor: float, floor_s: float, *, said: bool) -> None:
+        """A heartbeat was judged."""
+        median_s = beat.median_step_s
+        hangs = median_s is not None and beat.quiet_s > floor_s and beat.quiet_s > factor * median_s
+        self._must(hangs == said, f"{beat.task_id}: quiet for {beat.quiet_s} s, hang: {said}")
 
     # --- what studio decided ----------------------------------------------------------------------------------------
 
@@ -163,6 +173,8 @@ class TaskRules:
             {checkpoint.step for checkpoint in after.checkpoints} == story.checkpoints,
             f"{after.id} forgot checkpoints",
         )
+        ran_s = sum(one.running_s for one in story.tries)
+        self._must(abs(after.running_s - ran_s) < 1e-6, f"{after.id} ran {after.running_s} s, not {ran_s}")
         live = [attempt.number for attempt in after.attempts if attempt.state != "ended"]
         self._must(len(live) <= 1, f"{after.id} has live attempts {live}")
 
@@ -224,7 +236,7 @@ class TaskRules:
         self._must(interval.started_at == live.place, f"{task.id}: its interval is not at its place")
         costs = live.reason in COSTS and live.running_s > 0
         source = f"task:{task.id}:{number}:1"
-        charge = Charge(source, task.project, live.running_s, live.place, task.instances)
+        charge = Charge(source, task.project, live.running_s, live.place, task.instances, task.pool == "public")
         self.charges[fact.id] = charge if costs else None
 
     def _after_attempts(self, story: Story, task: TaskView, name: str) -> None:
@@ -239,6 +251,7 @@ class TaskRules:
             self._must(asked, f"{task.id} is terminated though nobody wanted it")
         if name == "retrying":
             self._must(last.told not in ("terminate", "auto_stop", "pause"), f"{task.id} tries again though {last.told}")
+            self._must(last.reason not in ("succeeded", "user_mistake"), f"{task.id} tries again after {last.reason}")
             self._must(self._blamed(story) < MAX_ATTEMPTS or last.told == "budget", f"{task.id} is tried too often")
         if name == "failed":
             mistake = last.reason == "user_mistake"

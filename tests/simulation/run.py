@@ -91,7 +91,7 @@ class House:
             for _ in range(20):
                 if not world.step():
                     break
-            if world.us > give_up_us:
+            if world.us > give_up_us or world.steps > MOST_STEPS:
                 raise Violation(f"nothing moves: {self._what_is_open()}")
         self.studio.looks = False
         for worker in self.workers:
@@ -115,7 +115,7 @@ class House:
             asked = Asked(
                 task_id, rng.choice(("plain", "packed")), rng.choice((10, 50, 50, 90)),
                 auto_stop_s=rng.choice((None, None, rng.randint(4, 20))), on_hang=rng.choice(("tell", "retry")),
-                instances=rng.choice((1, 1, 2, 7)), needs=needs,
+                instances=rng.choice((1, 1, 2, 7)), pool=rng.choice(("public", "public", "own")), needs=needs,
                 notify=rng.choice((None, NotifyChoice(topic="mine"), NotifyChoice(topic="mine", events=["succeeded"]))),
             )  # fmt: skip
             self._insist(self.world.between(0, 25), self.studio.process, lambda asked=asked: self.studio.submit(asked))
@@ -231,7 +231,12 @@ class House:
 
     def _what_is_open(self) -> list[str]:
         stories = self.studio.rules.stories
-        still = [f"{name} is {story.state}" for name, story in stories.items() if not rests(story)]
+        paused = any(story.paused for story in stories.values())
+        still = [
+            f"{name} is {story.state}"
+            for name, story in stories.items()
+            if not rests(story) and not (paused and story.state == "created")
+        ]
         still += [f"{len(self.works) - len(stories)} tasks were never taken"] if len(stories) < len(self.works) else []
         still += [f"{p.name} has not published" for p in self.processes if p.published < len(p.outbox)]
         still += [f"{worker.host} works" for worker in self.workers if worker.attempt is not None]

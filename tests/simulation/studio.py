@@ -31,7 +31,6 @@ class Row:
     view: TaskView
     report_seq: int = 0
     needs: tuple[str, ...] = ()
-    notify: NotifyChoice | None = None
 
 
 class Pulse(NamedTuple):
@@ -59,6 +58,7 @@ class Asked:
     auto_stop_s: int | None = None
     on_hang: str = "tell"
     instances: int = 1
+    pool: str = "public"
     needs: tuple[str, ...] = ()
     notify: NotifyChoice | None = None
 
@@ -75,7 +75,7 @@ class Studio:
         self.rules = TaskRules(world)
         self.bus = bus
         self._changes: list[Change] = []
-        self._told: list[tuple[str, str]] = []
+        self._told: list[tuple[str, str, int | None]] = []
         self._reports: list[tuple[Report, TaskView]] = []
         self._silent: list[str] = []
         bus.listen(self.process, lambda event: type(event).NOUN == "autostop", self.on_deadline)
@@ -97,13 +97,14 @@ class Studio:
                 return True
             view = TaskView(
                 id=asked.id, project=asked.project, kind=TaskKind.TUNE, name=asked.id, state=TaskState.CREATED,
-                version=1, created_by="user", flavour="gpu", instances=asked.instances, priority=asked.priority,
+                version=1, created_by="user", flavour="gpu", instances=asked.instances, pool=asked.pool, priority=asked.priority,
                 auto_stop_s=asked.auto_stop_s, on_hang="retry" if asked.on_hang == "retry" else "tell",
                 created_at=tx.now, notify=asked.notify,
             )  # fmt: skip
             created = tx.emit(TaskCreated, view.id, version=1, data=view, project=view.project)
             self._changes.append((None, view, [created]))
-            row = Row(view, needs=asked.needs)
+            known = [self.rows.get(need) for need in asked.needs]
+            row = Row(view, needs=tuple(need.view.id for need in known if need is not None and not _in_vain(need)))
             tx.put("task", view.id, row)
             self._advance(tx, row)
             return True
@@ -130,6 +131,7 @@ class Studio:
     def _grant(self, tx: Tx, row: Row, wish: str) -> None:
         if wish == "resume":
             self._conclude(tx, row, self.tasks.resume(row.view))
+            self._advance(tx, tx.get("task", row.view.id))
         elif wish == "delete":
             self._conclude(tx, row, self.tasks.delete(row.view))
             tx.put("task", row.view.id, None)
@@ -139,7 +141,7 @@ class Studio:
 
     def _stop(self, tx: Tx, row: Row, why: StopReason) -> None:
         decision = self.tasks.stop(row.view, why, tx.now)
-        self._told.append((row.view.id, str(why)))
+        self._told.append((row.view.id, str(why), row.view.auto_stop_s))
         self._conclude(tx, row, decision)
 
     # --- workers ------------------------------------------------------------------------------------------------
@@ -172,13 +174,14 @@ class Studio:
                 return "abandon", None
             pulse: Pulse = tx.get("pulse", beat.task_id)
             hangs = self.tasks.seems_to_hang(beat, factor=HANG_FACTOR, floor_s=HANG_FLOOR_S)
+            self.rules.hanging(beat, HANG_FACTOR, HANG_FLOOR_S, said=hangs)
             reason = row.view.stop_reason
             said = pulse.hang_said
             if reason is None and hangs != pulse.hang_said:
                 said = hangs
                 if hangs:
                     if row.view.on_hang == "retry":
-                        self._told.append((row.view.id, "hung"))
+                        self._told.append((row.view.id, "hung", None))
                     reason = self._conclude(tx, row, self.tasks.suspect_hang(row.view, beat, tx.now)).stop_reason
             tx.put("pulse", beat.task_id, Pulse(beat.attempt, self.world.us, said))
             if reason is None:
@@ -265,8 +268,8 @@ class Studio:
             self.rules.reported(news, view)
         for task_id in self._silent:
             self.rules.silent(task_id)
-        for task_id, why in self._told:
-            self.rules.stopped(task_id, why)
+        for told in self._told:
+            self.rules.stopped(*told)
         for before, after, facts in self._changes:
             self.rules.judge(before, after, facts)
 
@@ -290,6 +293,13 @@ class Studio:
         if ended is not None and ended.state is not TaskState.SUCCEEDED:
             self._conclude(tx, row, self.tasks.fail(row.view, EngineFailed().body, tx.now))
             return
+        if row.view.phase == "paused":
+            return
         needs: list[Row | None] = [tx.get("task", need) for need in row.needs]
-        if all(need is not None and need.view.state is TaskState.SUCCEEDED for need in needs):
+        # One that is gone had ended before, and had it been in vain, this one would have ended with it.
+        if all(need is None or need.view.state is TaskState.SUCCEEDED for need in needs):
             self._conclude(tx, row, self.tasks.queue(row.view, tx.now))
+
+
+def _in_vain(row: Row) -> bool:
+    return row.view.state.ended and row.view.state is not TaskState.SUCCEEDED

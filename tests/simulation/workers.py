@@ -156,11 +156,11 @@ class Attempt:
 
     @property
     def running_s(self) -> float:
-        """By the worker's monotonic clock; in whole 3.6 ms, which are whole billionths of hours."""
+        """By the worker's monotonic clock."""
         if self.running_us is None:
             return 0.0
         lasted = (self.ended_us if self.ended_us is not None else self.world.us) - self.running_us
-        return lasted // 3600 * 3600 / SECOND
+        return lasted / SECOND
 
     @property
     def step(self) -> int:
