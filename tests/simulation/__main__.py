@@ -7,11 +7,11 @@ import multiprocessing
 import sys
 import time
 
-from .domains import Mutant, planted
+from .campaign import hunt, violations
+from .domains import planted
 from .mutants import mutants
-from .run import Result, simulate
+from .run import simulate
 
-SEEDS_FOR_A_MUTANT = 400
 SHOWN = 5
 
 
@@ -43,29 +43,18 @@ def show(seed: int, name: str | None, *, whole: bool) -> int:
 def many(first: int, seeds: int, jobs: int) -> int:
     """Many seeds on the real domains, then every mutant."""
     began = time.monotonic()
-    with multiprocessing.get_context("spawn").Pool(jobs) as pool:
-        failed = [result for result in pool.imap_unordered(_run, range(first, first + seeds), 20) if result.violation]
-        took_s = time.monotonic() - began
-        hunted = pool.map(hunt, list(mutants()), 1)
+    failed = violations(range(first, first + seeds), jobs=jobs)
+    took_s = time.monotonic() - began
+    hunted = hunt(list(mutants()), jobs=jobs)
     for result in failed[:SHOWN]:
         print(f"\nseed {result.seed}: {result.violation}")
         print("\n".join(simulate(result.seed, keep=True).lines))
-    for mutant, seed in hunted:
+    for mutant, seed in hunted.items():
         print(f"mutant {mutant.module}.{mutant.name}: {'NOT FOUND' if seed is None else f'found by seed {seed}'}")
-    found = sum(1 for _, seed in hunted if seed is not None)
+    found = sum(1 for seed in hunted.values() if seed is not None)
     print(f"{seeds} seeds in {took_s:.1f} s, mutants in {time.monotonic() - began - took_s:.1f} s, {jobs} processes")
     print(f"simulate seeds={seeds} violations={len(failed)} mutants={len(hunted)} found={found}")
     return 0 if not failed and found == len(hunted) else 1
-
-
-def hunt(mutant: Mutant) -> tuple[Mutant, int | None]:
-    """The first seed that finds it."""
-    domains = planted(mutant)
-    return mutant, next((seed for seed in range(SEEDS_FOR_A_MUTANT) if simulate(seed, domains).violation), None)
-
-
-def _run(seed: int) -> Result:
-    return simulate(seed)
 
 
 if __name__ == "__main__":

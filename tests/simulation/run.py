@@ -76,7 +76,6 @@ class House:
         if rng.random() < 0.4:
             self._deploy()
         self.world.after(self.world.between(1, 6), self._trouble)
-        self._check_rounding()
 
     @property
     def processes(self) -> list[Process]:
@@ -86,6 +85,7 @@ class House:
     def run(self) -> None:
         """Until everything rests and every delivery has come to its end."""
         world = self.world
+        self._check_rounding()
         give_up_us = world.quiet_us + STUCK_S * 1e6
         while not self._settled():
             for _ in range(20):
