@@ -106,6 +106,25 @@ async def test_it_warns_a_tenth_before_and_is_due_when_the_limit_has_run(rig: Ri
     assert (soon.used_s, now.used_s, soon.due_at, now.version) == (3240, 3600, due_at, 2)
 
 
+async def test_what_was_due_before_a_late_fact_showed_that_it_rested_is_due_again_when_the_rest_has_run(rig: Rig):
+    story = a_running_task()
+    await hear(rig, story)
+    rig.clock.now = AT + timedelta(seconds=30 + HOUR)
+    await alarms(rig).ring()
+    assert [kind for kind, _ in await told(rig)] == ["due"]
+
+    story.report(preparing_s=30, running_s=1000, end=EndReason.LOST)  # it had ended long before; nobody could tell
+    story.now += timedelta(hours=2)
+    story.claim()
+    story.report(preparing_s=10, running_s=0)
+    await hear(rig, story)
+
+    rig.clock.now = end = story.now + timedelta(seconds=10 + HOUR - 1000)
+    assert await alarms(rig).ring() is None
+    kind, view = (await told(rig))[-1]
+    assert (kind, view.due_at, view.used_s) == ("due", end, HOUR)
+
+
 async def test_a_long_limit_warns_a_quarter_of_an_hour_before(rig: Rig):
     await hear(rig, a_running_task(limit_s=30 * 86_400))
     rig.clock.now = AT

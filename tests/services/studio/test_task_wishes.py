@@ -201,3 +201,22 @@ def test_that_it_runs_is_said_once_of_each_attempt_so_that_its_seconds_can_be_co
 
     assert [(fact.kind.FACT, fact.version) for fact in facts] == [("running", again.version + 1)]
     assert later == []
+
+
+def test_auto_stop_waits_for_the_last_second_whatever_the_meter_knew() -> None:
+    task = running(queued(auto_stop_s=60), seconds=0)  # its place is five seconds after its claim
+    due_at = NOW + timedelta(seconds=65)
+
+    told, _ = domain.auto_stop(task, due_at, NOW + timedelta(seconds=64))  # a clock may be behind the meter's
+    assert told.stop_reason is StopReason.AUTO_STOP
+
+    rests = after_report(task, seconds=20, end=EndReason.LOST)  # it ended early, and the meter had not heard
+    assert domain.auto_stop(rests, due_at, due_at) == (rests, [])
+    again = running(rests, seconds=0)
+    assert domain.auto_stop(again, NOW, NOW + timedelta(seconds=44)) == (again, [])
+    told, _ = domain.auto_stop(again, NOW + timedelta(seconds=45), NOW + timedelta(seconds=45))
+    assert told.stop_reason is StopReason.AUTO_STOP
+
+    spent = after_report(task, seconds=60, end=EndReason.LOST)
+    stopped, _ = domain.auto_stop(spent, due_at, due_at)
+    assert stopped.state is TaskState.TERMINATED

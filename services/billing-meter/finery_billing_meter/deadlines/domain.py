@@ -1,7 +1,8 @@
 """When something that runs must stop. Pure: what is known of it and the time in, what to say out.
 
 Only running seconds count, of all attempts together: those that ended as their worker measured them, those of the one
-that runs from its place on. It refuses to fire twice, and to be armed again by what is older than what it knows.
+that runs from its place on. It refuses to fire twice for one deadline, and to be armed again by what is older than
+what it knows.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Live:
 
     ``since``: where its running interval begins, None while it does not run. ``run`` counts a deployment's starts; each
     has the whole limit. ``begun``: a worker had it; before that there is nothing to remember. ``told``: the due time
-    that was warned of. ``alarms`` is the version of what is said here.
+    that was warned of, or told as due. ``alarms`` is the version of what is said here.
     """
 
     noun: Noun
@@ -55,7 +56,12 @@ class Live:
     @property
     def due_at(self) -> datetime | None:
         """When its running time is used up; None while it does not run, or may run for ever, or was told already."""
-        if self.limit_s is None or self.since is None or self.fired or self.over:
+        return None if self.fired else self.ends_at
+
+    @property
+    def ends_at(self) -> datetime | None:
+        """The same, also when it was told."""
+        if self.limit_s is None or self.since is None or self.over:
             return None
         return self.since + timedelta(seconds=self.limit_s - self.used_s)
 
@@ -87,7 +93,7 @@ def look(live: Live, now: datetime) -> tuple[Live, Say | None, datetime | None]:
     if due_at is None or next_at is None or now < next_at:
         return live, None, None
     if now >= due_at:
-        return replace(live, fired=True, alarms=live.alarms + 1), "due", due_at
+        return replace(live, fired=True, told=due_at, alarms=live.alarms + 1), "due", due_at
     return replace(live, told=due_at, alarms=live.alarms + 1), "warned", due_at
 
 
@@ -116,8 +122,10 @@ def _newer(known: Live, seen: Live) -> Live:
         seen = replace(seen, before_s=before_s, used_s=total - before_s)
     if seen.version <= known.version:
         return known
-    same = seen.run == known.run
-    return replace(seen, told=known.told, fired=known.fired and same, over=known.over or seen.over, alarms=known.alarms)
+    # What was told as due before this was known was told too early, if the end is later now.
+    later = known.told is not None and seen.ends_at is not None and seen.ends_at > known.told
+    fired = known.fired and seen.run == known.run and not later
+    return replace(seen, told=known.told, fired=fired, over=known.over or seen.over, alarms=known.alarms)
 
 
 def _of_task(task: TaskView) -> Live:

@@ -20,7 +20,7 @@ def on_auto_stop_warned(tx: Transaction, event: AutoStopWarned, *, desk: TaskDes
 def on_auto_stop_due(tx: Transaction, event: AutoStopDue, *, desk: TaskDesk) -> None:
     """A task has run as long as it may; one that has ended meanwhile stays as it is."""
     if event.data.noun == "task":
-        desk.stop_if_going(tx, event.data.noun_id, StopReason.AUTO_STOP)
+        desk.auto_stop(tx, event.data.noun_id, event.data.due_at)
 
 
 def on_budget_exhausted(tx: Transaction, event: BudgetExhausted, *, desk: TaskDesk) -> None:

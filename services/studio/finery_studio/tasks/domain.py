@@ -32,7 +32,7 @@ from finery_contracts.tasks import (
     TaskView,
 )
 from finery_contracts.work import AttemptEnd, HeartbeatRequest, Report
-from finery_studio.tasks.moves import MOVES, Decision, Fact, IllegalMove, moved, noted, said, standing, touched
+from finery_studio.tasks.moves import MOVES, Decision, Fact, IllegalMove, moved, noted, ran_s, said, standing, touched
 
 STRENGTH = (StopReason.HUNG, StopReason.PAUSE, StopReason.BUDGET, StopReason.AUTO_STOP, StopReason.TERMINATE)
 """Weakest first: a stronger reason to stop takes the place of a weaker one."""
@@ -44,6 +44,7 @@ _ENDS_AS = {
     StopReason.TERMINATE: EndReason.TERMINATED,
 }
 _BLAMED = frozenset({EndReason.CRASHED, EndReason.LOST, EndReason.HUNG})
+TICK_S = 0.001
 FREE_WORKER = "waiting for a free worker"
 
 
@@ -173,6 +174,12 @@ def warn_of_auto_stop(task: TaskView, due_at: datetime, now: datetime) -> Decisi
     text = f"its auto-stop is near: it stops by itself at {due_at.isoformat(timespec='seconds')}"
     warned = touched(task, notes=noted(task, "auto_stop_soon", text, now))
     return warned, [said(TaskAutoStopSoon, warned)]
+
+
+def auto_stop(task: TaskView, due_at: datetime, now: datetime) -> Decision:
+    """Stop it when its running time is used up; the meter may have reckoned ``due_at`` before it heard the newest."""
+    left_s = (task.auto_stop_s or 0) - ran_s(task, max(due_at, now))
+    return (task, []) if task.state.ended or left_s > TICK_S else stop(task, StopReason.AUTO_STOP, now)
 
 
 def delete(task: TaskView) -> Decision:

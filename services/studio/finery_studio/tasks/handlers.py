@@ -183,6 +183,13 @@ class TaskDesk:
         if row is not None and before is not None and not before.state.ended:
             self._conclude(tx, row, before, domain.stop(before, why, tx.now))
 
+    def auto_stop(self, tx: Transaction, task_id: str, due_at: datetime) -> None:
+        """The meter says that its running time is used up; nothing happens to one that has ended, or is gone."""
+        row = store.held(tx.session, task_id)
+        if row is not None:
+            before = store.view_of(row)
+            self._conclude(tx, row, before, domain.auto_stop(before, due_at, tx.now))
+
     def warn(self, tx: Transaction, task_id: str, due_at: datetime) -> None:
         """The meter says that the auto-stop is near."""
         row = store.held(tx.session, task_id)

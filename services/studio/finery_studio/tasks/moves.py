@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from finery_contracts.envelope import Event
 from finery_contracts.errors import Conflict
@@ -64,6 +64,18 @@ def said(kind: type[Event], task: TaskView) -> Fact:
 def noted(task: TaskView, code: str, text: str, now: datetime) -> list[Note]:
     """Its notes with one more; the newest are kept."""
     return [*task.notes, Note(at=now, code=code, text=text)][-MAX_NOTES:]
+
+
+def ran_s(task: TaskView, until: datetime) -> float:
+    """Running seconds of all attempts; of one that still runs, those from its place on (SPEC TA4)."""
+    total_s = 0.0
+    for attempt in task.attempts:
+        if attempt.state == "ended":
+            total_s += attempt.running_s
+        elif attempt.state == "running":
+            place = attempt.claimed_at + timedelta(seconds=attempt.preparing_s)
+            total_s += max(0.0, (until - place).total_seconds())
+    return total_s
 
 
 def standing(task: TaskView) -> str:
