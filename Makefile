@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 LOCK := libs/finery_kit/locks/control.txt
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test quick lint schemas bench chaos clean
+.PHONY: help setup demo test quick lint schemas simulate bench chaos clean
 
 help: ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,9 @@ lint: setup ## style, types, import rules, schema drift
 
 schemas: setup ## render contracts/schemas and the catalogue anew
 	$(VENV)/bin/python -m finery.render_api
+
+simulate: setup ## the event-driven heart under simulated faults, and planted bugs; SEEDS=10000
+	@$(VENV)/bin/python -m tests.simulation --seeds $(or $(SEEDS),10000)
 
 bench: setup ## figures, one line each, last of all; NAME=… for one
 	@$(VENV)/bin/python -m tests.bench $(NAME)

@@ -1,4 +1,4 @@
-"""``--seeds N``: so many seeds, then every mutant; the last line counts. ``--seed N --trace``: one seed, line by line."""
+"""``--seeds N``: so many seeds, then every mutant; the last line counts. ``--seed N --trace``: one, line by line."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import multiprocessing
 import sys
 import time
 
-from .campaign import hunt, violations
-from .domains import planted
-from .mutants import mutants
-from .run import simulate
+from tests.simulation.campaign import hunt, violations
+from tests.simulation.domains import planted
+from tests.simulation.mutants import mutants
+from tests.simulation.run import simulate
 
 SHOWN = 5
 

@@ -1,4 +1,4 @@
-"""Many seeds at once, and the hunt for mutants; it spreads them over processes and refuses to stop at the first find."""
+"""Many seeds and all mutants, spread over processes. It refuses to stop at the first find."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import multiprocessing
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 
-from .domains import Mutant, planted
-from .run import Result, simulate
+from tests.simulation.domains import Mutant, planted
+from tests.simulation.run import Result, simulate
 
 SEEDS_FOR_A_MUTANT = 400
 

@@ -19,11 +19,10 @@ from finery_contracts.deployments import (
 )
 from finery_contracts.envelope import Event
 from finery_contracts.errors import Conflict, ErrorBody
-
-from .domains import Domains
-from .machinery import Bus, Crashed, Process, Tx
-from .rules import Charge
-from .world import SECOND, Violation, World
+from tests.simulation.domains import Domains
+from tests.simulation.machinery import Bus, Crashed, Process, Tx
+from tests.simulation.rules import Charge
+from tests.simulation.world import SECOND, Violation, World
 
 RESTARTS, WINDOW_S = 2, 40.0
 NEXT = {

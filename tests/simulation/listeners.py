@@ -13,10 +13,9 @@ from typing import Any
 from finery_contracts.envelope import Event
 from finery_contracts.notifications import SubscriptionState
 from finery_contracts.tasks import NotifyChoice
-
-from .domains import Domains
-from .machinery import Bus, Crashed, Process, Tx
-from .world import START, Violation, World
+from tests.simulation.domains import Domains
+from tests.simulation.machinery import Bus, Crashed, Process, Tx
+from tests.simulation.world import START, Violation, World
 
 WAITS_S = (5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600)
 JITTER = 0.1
@@ -26,7 +25,7 @@ TTL = timedelta(hours=24)
 
 @dataclass
 class Endpoint:
-    """How one answers: so many failures of a kind first, then well; ``gone`` means 410, ``dead`` never well."""
+    """How one answers: so many failures of a kind first, then well; ``gone``: then 410; ``dead``: never well."""
 
     failures: int = 0
     status: int | None = 500
@@ -172,12 +171,12 @@ class Notifier:
         self._must(to.confirmed_at is not None, f"{row.id} went to an endpoint that nobody confirmed")
         self._must(to.id not in self._gone, f"{row.id} went to an endpoint that is gone")
         point = self.endpoints[to.id]
-        if point.gone:
-            return self.domain.Outcome(status=410)
         if point.dead or point.failures > 0:
             point.failures -= 1
             error = None if point.status is not None else "it did not answer"
             return self.domain.Outcome(point.status, error, point.retry_after_s)
+        if point.gone:
+            return self.domain.Outcome(status=410)
         self.heard[to.id].add(row.event_id)
         return self.domain.Outcome(status=self.world.rng.choice((200, 202, 204)))
 

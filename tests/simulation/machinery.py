@@ -12,8 +12,7 @@ from typing import Any, TypeVar
 
 from finery_contracts.envelope import Event
 from finery_contracts.model import Record
-
-from .world import World
+from tests.simulation.world import World
 
 T = TypeVar("T")
 REDELIVER_S = 2.0
@@ -194,7 +193,9 @@ class Bus:
         self.on_the_way += 1
         self.world.after(self._delay_s(), self._deliver, process, handler, message)
 
-    def ask(self, process: Process, work: Callable[[], Any], answer: Callable[[Any], None], *, timeout_s: float) -> None:
+    def ask(
+        self, process: Process, work: Callable[[], Any], answer: Callable[[Any], None], *, timeout_s: float
+    ) -> None:
         """A request; ``answer`` hears None when there was none in time, though the work may have been done."""
         if not self.up or self.world.fault(0.01, 3):
             self.world.after(timeout_s, answer, None)

@@ -15,12 +15,11 @@ from finery_contracts.autostop import AutoStopDue, AutoStopWarned
 from finery_contracts.envelope import Event
 from finery_contracts.packages import PackageBought
 from finery_contracts.prices import HourPrice, PackageOffer, PriceList, TokenPrice
-
-from .domains import Domains
-from .machinery import Bus, Crashed, Process, Tx
-from .oracle import Bought, Price, amounts
-from .rules import Charge
-from .world import SECOND, START, Violation, World
+from tests.simulation.domains import Domains
+from tests.simulation.machinery import Bus, Crashed, Process, Tx
+from tests.simulation.oracle import Bought, Price, amounts
+from tests.simulation.rules import Charge
+from tests.simulation.world import SECOND, START, Violation, World
 
 FLAVOUR = "gpu"
 CHANGE = START + timedelta(seconds=61.5)
@@ -67,7 +66,9 @@ class Meter:
             if not tx.first_sight(event):
                 return
             known = tx.get("live", event.noun_id)
-            tx.put("live", event.noun_id, self.domains.deadlines.after(known, event))
+            live = self.domains.deadlines.after(known, event)
+            self._must(known is None or live.version >= known.version, f"{event.noun_id}: an older fact won")
+            tx.put("live", event.noun_id, live)
             if name in ENDS:
                 self._charge(tx, event)
 
@@ -209,6 +210,7 @@ class Meter:
                 told = True
                 self._check_deadline(live, say, due_at)
                 kind = AutoStopDue if say == "due" else AutoStopWarned
+                self._must(after.alarms == live.alarms + 1, f"{noun_id}: the alarm's version does not grow")
                 data = after.view(due_at, tx.now)
                 tx.emit(kind, noun_id, version=after.alarms, data=data, project=live.project)
                 tx.put("live", noun_id, after)

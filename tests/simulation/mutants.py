@@ -1,4 +1,4 @@
-"""Faults that somebody could make in a domain tomorrow, one at a time. Each is found by the simulator, or the run fails.
+"""Faults that somebody could make in a domain tomorrow, one at a time. Each is found, or the run fails.
 
 A text that is not in its module exactly once any more stops the run: the list is mended together with the domain.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .domains import Mutant
+from tests.simulation.domains import Mutant
 
 TASKS = (
     ("fence_check_removed", " or attempt.number != news.attempt or", " or"),
@@ -19,13 +19,13 @@ TASKS = (
     ("one_attempt_too_few", ">= max_attempts:", ">= max_attempts - 1:"),
     ("waiting_and_paused_is_claimable", 'return task.phase != "paused"', "return True"),
     ("begun_and_paused_is_claimable", 'in ("waiting", "retrying")', 'in ("waiting", "retrying", "paused")'),
-    ("held_is_claimable", " and not has_live_attempt(task)\n\n\ndef queue", "\n\n\ndef queue"),
     ("reason_to_stop_ignored", "return _ENDS_AS[told]", "return reported"),
     ("lost_takes_the_reason_to_stop", "in (EndReason.TERMINATED, EndReason.CRASHED)",
      "in (EndReason.TERMINATED, EndReason.CRASHED, EndReason.LOST)"),
     ("weaker_reason_wins", "STRENGTH.index(why) > STRENGTH", "STRENGTH.index(why) < STRENGTH"),
     ("pause_forgotten_at_the_end", "if told is StopReason.PAUSE:\n        return", "if told is None:\n        return"),
-    ("terminated_is_tried_again", "if end.reason is EndReason.TERMINATED or told in", "if told in"),
+    ("auto_stopped_is_tried_again", "or told in (StopReason.TERMINATE, StopReason.AUTO_STOP):\n        stopped",
+     "or told is StopReason.TERMINATE:\n        stopped"),
     ("ended_can_be_stopped", 'if task.state.ended:\n        to = "paused"', 'if False:\n        to = "paused"'),
     ("unended_can_be_deleted", "if not task.state.ended:", "if False:"),
     ("unpaused_can_be_resumed", 'task.state.ended or task.phase != "paused":', "task.state.ended:"),
@@ -33,15 +33,18 @@ TASKS = (
     ("leaving_is_blamed", ' and not (a.error and a.error.code == "worker_left")', ""),
     ("crash_is_not_blamed", "EndReason.CRASHED, EndReason.LOST, EndReason.HUNG})", "EndReason.LOST, EndReason.HUNG})"),
     ("place_is_the_claim", "claimed_at + timedelta(seconds=preparing_s)", "claimed_at"),
-    ("running_of_first_attempt_only", "attempt.state != \"running\":  # of", "task.state is TaskState.PREPARING:  # of"),
+    ("running_of_first_attempt_only", 'attempt.state != "running":  # of', "task.state is TaskState.PREPARING:  # of"),
     ("attempts_number_repeats", "number=len(task.attempts) + 1", "number=max(1, len(task.attempts))"),
     ("running_time_of_last_attempt_only", "sum(a.running_s for a in attempts)", "attempt.running_s"),
     ("mistake_is_tried_again", "if end.reason is EndReason.USER_MISTAKE:", "if end.reason is EndReason.PREEMPTED:"),
     ("hang_told_too_early", "> max(floor_s, factor *", "> min(floor_s, factor *"),
     ("hang_policy_ignored", 'if task.on_hang == "retry" else None', "if True else None"),
+    ("outdated_deadline_stops", "if task.state.ended or left_s > TICK_S else stop", "if task.state.ended else stop"),
+    ("deadline_never_stops", "if task.state.ended or left_s > TICK_S else stop", "if task.id else stop"),
     ("claim_forgets_attempts", '"attempts": [*task.attempts, attempt]', '"attempts": [attempt]'),
 )  # fmt: skip
 MOVES = (
+    ("time_of_ended_attempts_forgotten", "total_s += attempt.running_s", "total_s = 0.0"),
     ("version_not_incremented", '"version": task.version + 1', '"version": task.version'),
     ("any_move_is_legal_by_one_more", '{"version": task.version + 1', '{"version": task.version + 2'),
 )
@@ -53,7 +56,8 @@ PRICES = (
 LEDGER = (
     ("half_up", "(twice == denominator and whole & 1)", "twice == denominator"),
     ("truncated", "return whole + 1 if twice", "return whole if twice"),
-    ("charge_key_without_attempt", 'f"task:{task.id}:{interval.attempt}:{interval.n}"', 'f"task:{task.id}:{interval.n}"'),
+    ("charge_key_without_attempt",
+     'f"task:{task.id}:{interval.attempt}:{interval.n}"', 'f"task:{task.id}:{interval.n}"'),
     ("free_is_charged", "task, interval = event.data.task, event.data.interval\n    if not interval.billed or not",
      "task, interval = event.data.task, event.data.interval\n    if not"),
     ("one_instance_is_paid", "seconds * self.instances * BILLIONTHS", "seconds * BILLIONTHS"),
@@ -69,7 +73,8 @@ PACKAGES = (
     ("used_after_its_end", "if window.start <= start < window.end):", "if window.start <= start):"),
     ("used_before_its_start", "if window.start <= start < window.end):", "if start < window.end):"),
     ("package_without_bottom", "quota[window.package] - used.get(window.key, 0)", "quota[window.package]"),
-    ("who_ends_first_takes_first", "return interval.started_at, interval.source", "return interval.ended_at, interval.source"),
+    ("who_ends_first_takes_first",
+     "return interval.started_at, interval.source", "return interval.ended_at, interval.source"),
     ("dedicated_pools_covered", "interval.pool == PUBLIC_POOL\n        and ", ""),
     ("periods_overlap", "ends = [*starts[1:], self.ends_at]", "ends = [self.ends_at for _ in starts]"),
     ("price_recognised_too_fast", "(package.quota_parts * len(package.windows))", "package.quota_parts"),
@@ -79,12 +84,17 @@ PACKAGES = (
 )  # fmt: skip
 DEADLINES = (
     ("preparing_counts", "attempt.claimed_at + timedelta(seconds=attempt.preparing_s) if", "attempt.claimed_at if"),
-    ("due_again_and_again", "replace(live, fired=True, alarms=live.alarms + 1)", "replace(live, alarms=live.alarms + 1)"),
+    ("due_again_and_again", "fired=True, told=due_at,", "told=due_at,"),
     ("older_fact_wins", "if seen.version <= known.version:\n        return known", "if False:\n        return known"),
     ("attempts_before_do_not_count", 'sum(a.running_s for a in task.attempts if a.state == "ended")', "0.0"),
     ("warned_too_early", "timedelta(seconds=min(WARN_SHARE", "timedelta(seconds=max(WARN_SHARE"),
     ("never_warned", "if self.told == due_at:\n", "if True:\n"),
     ("alarm_without_version", "replace(live, told=due_at, alarms=live.alarms + 1)", "replace(live, told=due_at)"),
+    (
+        "told_too_early_and_never_again",
+        "fired = known.fired and seen.run == known.run and not later",
+        "fired = known.fired and seen.run == known.run",
+    ),
     ("rest_counts", 'attempt is not None and attempt.state == "running" and not', "attempt is not None and not"),
 )
 NOTIFIER = (
@@ -107,10 +117,12 @@ DEPLOYER = (
     ("one_restart_too_few", "return len(recent) <= limit", "return len(recent) < limit"),
     ("old_crashes_count", "if moment > now - timedelta(seconds=window_s)]", "if moment <= now]"),
     ("deployments_version_stays", '"version": view.version + 1', '"version": view.version'),
-    ("running_deployment_deleted", "if view.state not in RESTING:\n        raise", "if view.state is None:\n        raise"),
+    ("running_deployment_deleted",
+     "if view.state not in RESTING:\n        raise", "if view.state is None:\n        raise"),
     ("deployments_time_overwritten", "running_s=view.running_s + interval.running_s", "running_s=interval.running_s"),
     ("stopping_is_stopped_again", "view.state in RESTING or view.state is State.STOPPING:", "view.state in RESTING:"),
-    ("running_is_started_again", "if view.state not in RESTING:\n        return", "if view.state is None:\n        return"),
+    ("running_is_started_again",
+     "if view.state not in RESTING:\n        return", "if view.state is None:\n        return"),
 )  # fmt: skip
 ALL = {
     "tasks": TASKS,

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from fractions import Fraction
+from itertools import pairwise
 
-from .rules import Charge
+from tests.simulation.rules import Charge
 
 BILLIONTH = 10**9
 MICRO = timedelta(microseconds=1)
@@ -56,7 +57,7 @@ def _drawn(charge: Charge, packages: list[Bought], used: dict[tuple[str, int], i
     cuts = [start, *sorted(moment for moment in moments if start < moment < end), end]
     taken: list[int] = []
     before = 0
-    for begin, stop in zip(cuts, cuts[1:], strict=False) if start < end else [(start, end)]:
+    for begin, stop in pairwise(cuts) if start < end else [(start, end)]:
         upto = whole if stop == end else min(whole, _parts(charge, stop))
         left, before = upto - before, upto
         open_now = sorted(

@@ -1,7 +1,7 @@
 """What must hold of tasks, written down a second time and in another way than the domain does it.
 
-It follows what workers, people and deadlines do and what studio says; whatever differs from these tables is a violation.
-It shares no code with the domain.
+It follows what workers, people and deadlines do and what studio says; what differs from these tables is a violation. It
+shares no code with the domain.
 """
 
 from __future__ import annotations
@@ -13,8 +13,7 @@ from typing import Any
 from finery_contracts.envelope import Event
 from finery_contracts.tasks import TaskView
 from finery_contracts.work import HeartbeatRequest, Report
-
-from .world import Violation, World
+from tests.simulation.world import Violation, World
 
 HEARTBEAT_S = 2.0
 NEXT = {
@@ -224,7 +223,8 @@ class TaskRules:
         task, attempt, interval = fact.data.task, fact.data.attempt, fact.data.interval
         live = story.live
         self._must(live is not None and live.expects is not None, f"{task.id}: an attempt ended that nobody ended")
-        assert live is not None and live.expects is not None
+        assert live is not None
+        assert live.expects is not None
         reported, live.code = live.expects
         named = live.told is not None and reported in ("terminated", "crashed")
         live.reason = TOLD[live.told] if named and live.told is not None else reported
@@ -250,7 +250,9 @@ class TaskRules:
             asked = last.told in ("terminate", "auto_stop") or last.reason == "terminated" or story.wanted_over
             self._must(asked, f"{task.id} is terminated though nobody wanted it")
         if name == "retrying":
-            self._must(last.told not in ("terminate", "auto_stop", "pause"), f"{task.id} tries again though {last.told}")
+            self._must(
+                last.told not in ("terminate", "auto_stop", "pause"), f"{task.id} tries again though {last.told}"
+            )
             self._must(last.reason not in ("succeeded", "user_mistake"), f"{task.id} tries again after {last.reason}")
             self._must(self._blamed(story) < MAX_ATTEMPTS or last.told == "budget", f"{task.id} is tried too often")
         if name == "failed":

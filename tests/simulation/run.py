@@ -11,16 +11,15 @@ from typing import Any
 
 from finery_contracts.prices import PackageOffer
 from finery_contracts.tasks import NotifyChoice
-
-from .deployments import Deployer
-from .domains import Domains, real
-from .listeners import Endpoint, Notifier, Subscription
-from .machinery import Bus, Crashed, Process
-from .meter import FLAVOUR, Meter
-from .rules import rests
-from .studio import Asked, Studio
-from .workers import Work, Worker
-from .world import START, Violation, World
+from tests.simulation.deployments import Deployer
+from tests.simulation.domains import Domains, real
+from tests.simulation.listeners import Endpoint, Notifier, Subscription
+from tests.simulation.machinery import Bus, Crashed, Process
+from tests.simulation.meter import FLAVOUR, Meter
+from tests.simulation.rules import rests
+from tests.simulation.studio import Asked, Studio
+from tests.simulation.workers import Work, Worker
+from tests.simulation.world import START, Violation, World
 
 STUCK_S = 600.0
 MOST_STEPS = 60_000
@@ -107,14 +106,15 @@ class House:
         rng = self.world.rng
         for number in range(rng.randint(2, 4)):
             task_id = f"task_{number}"
+            limit_s = rng.choice((None, rng.randint(4, 20)))
             self.works[task_id] = Work(
-                steps=rng.randint(4, 50), mistake=rng.random() < 0.12, hangs=rng.random() < 0.12,
-                crashes=rng.choice((0, 0, 0, 1, 2, 5)),
+                steps=rng.randint(4, 50) if limit_s is None else rng.randint(10, 110),
+                mistake=rng.random() < 0.12, hangs=rng.random() < 0.12, crashes=rng.choice((0, 0, 0, 1, 2, 5)),
             )  # fmt: skip
             needs = (f"task_{rng.randrange(number)}",) if number and rng.random() < 0.2 else ()
             asked = Asked(
                 task_id, rng.choice(("plain", "packed")), rng.choice((10, 50, 50, 90)),
-                auto_stop_s=rng.choice((None, None, rng.randint(4, 20))), on_hang=rng.choice(("tell", "retry")),
+                auto_stop_s=limit_s, on_hang=rng.choice(("tell", "retry")),
                 instances=rng.choice((1, 1, 2, 7)), pool=rng.choice(("public", "public", "own")), needs=needs,
                 notify=rng.choice((None, NotifyChoice(topic="mine"), NotifyChoice(topic="mine", events=["succeeded"]))),
             )  # fmt: skip
@@ -130,8 +130,8 @@ class House:
             self._wish_at(self.world.between(1, 90), task_id, wish)
             if wish == "pause" and rng.random() < 0.7:
                 self._wish_at(self.world.between(30, 120), task_id, "resume")
-        if rng.random() < 0.2:
-            self._wish_at(self.world.between(120, 200), task_id, "delete")
+        if rng.random() < 0.3:
+            self._wish_at(self.world.between(120, 200), task_id, rng.choice(("delete", "terminate", "pause")))
 
     def _wish_at(self, at_s: float, task_id: str, wish: str) -> None:
         self._insist(at_s, self.studio.process, lambda: self.studio.wish(task_id, wish))
@@ -164,7 +164,7 @@ class House:
             )  # fmt: skip
             begins = START + timedelta(microseconds=rng.randrange(100 * 10**6))
             if rng.random() < 0.6:  # bought before, so that it ends or begins anew meanwhile
-                begins -= timedelta(days=rng.randint(0, days))
+                begins -= timedelta(days=rng.choice((days, rng.randint(0, days))))
             at_s = self.world.between(0, 90)
             name = f"pkg_{number}"
 
@@ -181,9 +181,9 @@ class House:
         self._insist(self.world.between(0, 10), self.deployer.process, lambda: self.deployer.create(project, limit_s))
         for _ in range(rng.randint(0, 3)):
             wish = rng.choice(("stop", "start", "delete", "stop"))
-            self._insist(
-                self.world.between(12, 80), self.deployer.process, lambda wish=wish: self.deployer.wish(wish)
-            )
+            at_s = self.world.between(12, 80)
+            for moment_s in (at_s, at_s + 0.1)[: rng.randint(1, 2)]:
+                self._insist(moment_s, self.deployer.process, lambda wish=wish: self.deployer.wish(wish))
         self._insist(self.world.between(130, 160), self.deployer.process, lambda: self.deployer.wish("stop"))
         if rng.random() < 0.5:
             self._insist(self.world.between(175, 180), self.deployer.process, lambda: self.deployer.wish("delete"))

@@ -14,11 +14,10 @@ from finery_contracts.errors import Conflict, EngineFailed, ErrorBody
 from finery_contracts.jobs import TaskKind
 from finery_contracts.tasks import EndReason, NotifyChoice, StopReason, TaskCreated, TaskState, TaskView
 from finery_contracts.work import AttemptEnd, HeartbeatRequest, Report
-
-from .domains import Domains
-from .machinery import Bus, Crashed, Process, Tx
-from .rules import MAX_ATTEMPTS, TaskRules
-from .world import SECOND, World
+from tests.simulation.domains import Domains
+from tests.simulation.machinery import Bus, Crashed, Process, Tx
+from tests.simulation.rules import MAX_ATTEMPTS, TaskRules
+from tests.simulation.world import SECOND, World
 
 SILENCE_S, GAP_S, LOOK_S = 10.0, 5.0, 1.0
 HANG_FACTOR, HANG_FLOOR_S = 20.0, 12.0
@@ -70,7 +69,7 @@ class Studio:
     """The owner of tasks."""
 
     def __init__(self, world: World, bus: Bus, domains: Domains) -> None:
-        self.world, self.tasks, self.moves = world, domains.tasks, domains.moves
+        self.world, self.tasks = world, domains.tasks
         self.process = Process(world, bus, "studio")
         self.rules = TaskRules(world)
         self.bus = bus
@@ -97,8 +96,9 @@ class Studio:
                 return True
             view = TaskView(
                 id=asked.id, project=asked.project, kind=TaskKind.TUNE, name=asked.id, state=TaskState.CREATED,
-                version=1, created_by="user", flavour="gpu", instances=asked.instances, pool=asked.pool, priority=asked.priority,
-                auto_stop_s=asked.auto_stop_s, on_hang="retry" if asked.on_hang == "retry" else "tell",
+                version=1, created_by="user", flavour="gpu", instances=asked.instances, pool=asked.pool,
+                priority=asked.priority, auto_stop_s=asked.auto_stop_s,
+                on_hang="retry" if asked.on_hang == "retry" else "tell",
                 created_at=tx.now, notify=asked.notify,
             )  # fmt: skip
             created = tx.emit(TaskCreated, view.id, version=1, data=view, project=view.project)
@@ -250,7 +250,10 @@ class Studio:
             if not tx.first_sight(event) or row is None or row.view.state.ended:
                 return
             if type(event).FACT == "due":
-                self._stop(tx, row, StopReason.AUTO_STOP)
+                decision = self.tasks.auto_stop(row.view, event.data.due_at, tx.now)
+                if decision[0] is not row.view:
+                    self._told.append((row.view.id, "auto_stop", row.view.auto_stop_s))
+                self._conclude(tx, row, decision)
             else:
                 self._conclude(tx, row, self.tasks.warn_of_auto_stop(row.view, event.data.due_at, tx.now))
 

@@ -13,11 +13,10 @@ from finery_contracts.errors import ErrorBody
 from finery_contracts.jobs import CheckpointRef, Phase
 from finery_contracts.tasks import EndReason
 from finery_contracts.work import AttemptEnd, HeartbeatRequest, Report
-
-from .machinery import Bus
-from .rules import HEARTBEAT_S
-from .studio import Studio
-from .world import SECOND, World
+from tests.simulation.machinery import Bus
+from tests.simulation.rules import HEARTBEAT_S
+from tests.simulation.studio import Studio
+from tests.simulation.world import SECOND, World
 
 CUT_OFF_S, TELL_AGAIN_S, REPORT_S, CHECKPOINT_S, LEAVE_S = 15.0, 10.0, 3.0, 4.0, 5.0
 STEP_S = 0.5
