@@ -100,7 +100,7 @@ DEADLINES = (
 NOTIFIER = (
     ("retry_after_ignored", "max(wait_s, asked_s)", "wait_s"),
     ("retry_after_without_limit", "MAX_RETRY_AFTER_S = 86_400.0", "MAX_RETRY_AFTER_S = 8_640_000.0"),
-    ("gone_is_tried_again", "if outcome.status == GONE:", "if outcome.status == -GONE:"),
+    ("gone_is_tried_again", "return outcome.gone or outcome.status == GONE", "return outcome.gone"),
     ("jitter_out_of_range", "(1 + JITTER * jitter)", "(1 - JITTER * jitter)"),
     ("jitter_too_wide", "JITTER = 0.1\n", "JITTER = 0.5\n"),
     ("waits_shifted", "schedule_s[attempts - 1]", "schedule_s[max(0, attempts - 2)]"),
