@@ -30,7 +30,7 @@ demo: setup ## the main job: data to a tuned, evaluated, called model
 
 test: setup ## all tests, the quick ones first
 	$(VENV)/bin/python -m pytest tests/architecture tests/contracts tests/kit tests/services tests/cli
-	$(VENV)/bin/python -m pytest tests/flows tests/e2e tests/chaos
+	$(VENV)/bin/python -m pytest tests/flows tests/e2e tests/chaos tests/simulation
 	$(ML) -m pytest tests/engines
 
 quick: setup ## the tests that take seconds
