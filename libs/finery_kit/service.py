@@ -104,14 +104,16 @@ class Service:
         What was taken on is safe in the outbox; this keeps it from growing for ever.
         """
         now, relay = time.monotonic(), self.relay
+        if relay is None:  # nothing to publish, or not started yet
+            return None
         if not self.client.is_connected:
             self._away_since = self._away_since or now
         else:
             self._away_since = None
-        since = [at for at in (self._away_since, relay.failing_since if relay else None) if at is not None]
+        since = [at for at in (self._away_since, relay.failing_since) if at is not None]
         if since and now - min(since) >= BUS_GRACE_S:
             return Unavailable("the bus does not take events at the moment; try again shortly", retry_after_s=5)
-        if relay is not None and relay.backlog > self.settings.outbox_limit:
+        if relay.backlog > self.settings.outbox_limit:
             return Unavailable(f"{relay.backlog:,} events wait for the bus; try again shortly", retry_after_s=5)
         return None
 
