@@ -121,9 +121,8 @@ class Service:
         assert self.database is not None
         policy = self.settings.retention
         while True:
-            while await self.database.write(lambda tx: fold_old_rows(tx, policy)):
-                await asyncio.sleep(0.1)  # others write, too
-            await asyncio.sleep(FOLD_EVERY_S)
+            more = await self.database.write(lambda tx: fold_old_rows(tx, policy))
+            await asyncio.sleep(0.1 if more else FOLD_EVERY_S)  # others write, too
 
     async def _watch_pressure(self) -> None:
         while True:  # so that the grace begins when the bus goes, not when somebody asks
