@@ -223,7 +223,7 @@ class Meter:
             return
 
     def _check_deadline(self, live: Any, say: str, due_at: datetime) -> None:
-        if say == "due" and self.world.calm_for_s() > 10:
+        if say == "due" and self.world.calm_for_s() > 10 and live.running_s(self.world.now) > 2:
             self._must(live.told == due_at, f"{live.noun_id} is stopped without a warning")
         if say == "warned":
             early_s = (due_at - self.world.now).total_seconds()
