@@ -1,14 +1,17 @@
 """One HTTP connection to an installation: the place where an answer becomes a typed view, or a FineryAPIError.
 
-It refuses to retry by itself: what is worth repeating, and how often, the caller knows.
+Every POST carries an Idempotency-Key, so that it may be repeated when the connection broke or Finery said *later*: it
+is carried out once however often it is sent. It refuses to repeat what changes things without a key.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+import time
+import uuid
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -18,6 +21,11 @@ from finery_contracts.errors import ErrorBody
 
 V = TypeVar("V", bound=BaseModel)
 MAX_ERROR_CHARACTERS = 300
+KEY_HEADER = "Idempotency-Key"
+WAITS_S = (0.2, 0.5, 1.0, 2.0)
+"""Before each further try, unless Retry-After says otherwise."""
+LONGEST_WAIT_S = 30.0
+REPEATED = {"GET", "POST"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +47,10 @@ class Transport:
     """Sends requests with the key, reads answers."""
 
     def __init__(
-        self, url: str, api_key: str, *, transport: httpx.BaseTransport | None = None, timeout_s: float = 60.0
-    ) -> None:
+        self, url: str, api_key: str, *, transport: httpx.BaseTransport | None = None, timeout_s: float = 60.0,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:  # fmt: skip
+        self._sleep = sleep
         self._http = httpx.Client(
             base_url=url.rstrip("/"), headers={"Authorization": f"Bearer {api_key}"}, timeout=timeout_s,
             transport=transport,
@@ -51,11 +61,24 @@ class Transport:
         self._http.close()
 
     def send(self, method: str, path: str, **said: Any) -> httpx.Response:
-        """One request; ``said`` as httpx takes it.
+        """One request; ``said`` as httpx takes it. What is safe to repeat is, a few times.
 
         Raises:
             FineryAPIError: the answer is an error, or there was none.
         """
+        if method == "POST":
+            said["headers"] = {KEY_HEADER: str(uuid.uuid4()), **(said.get("headers") or {})}
+        for wait_s in WAITS_S if method in REPEATED else ():
+            try:
+                return self._send(method, path, said)
+            except FineryAPIError as fault:
+                if not _may_come_again(fault):
+                    raise
+                self._sleep(min(LONGEST_WAIT_S, fault.retry_after_s if fault.retry_after_s is not None else wait_s))
+                _rewind(said)
+        return self._send(method, path, said)
+
+    def _send(self, method: str, path: str, said: dict[str, Any]) -> httpx.Response:
         with self._translated():
             answer = self._http.request(method, path, **said)
         if answer.is_error:
@@ -115,6 +138,19 @@ def every(page: Callable[[str | None], Page[V]]) -> Iterator[V]:
         if not found.has_more or found.next is None:
             return
         after = found.next
+
+
+def _may_come_again(fault: FineryAPIError) -> bool:
+    """The connection broke, Finery is away or busy for a moment, or the same request is being carried out already."""
+    if isinstance(fault, ConnectionFailed):
+        return fault.code == "connection_failed"
+    return fault.status == 503 or fault.code == "request_in_progress"
+
+
+def _rewind(said: Mapping[str, Any]) -> None:
+    files: Mapping[str, tuple[str, BinaryIO]] = said.get("files") or {}
+    for _, file in files.values():
+        file.seek(0)
 
 
 def _no_answer(message: str, code: str) -> ConnectionFailed:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from finery.cli import dead
-from finery.cli.command import Columns, Shell, command, command_of_group
+from finery.cli.command import Columns, Shell, UserMistake, command, command_of_group
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -15,27 +17,62 @@ if TYPE_CHECKING:
     from openai import OpenAI, Stream
     from openai.types.chat import ChatCompletionChunk
 
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 604_800}
+EVENT_COLUMNS: Columns = {
+    "cursor": lambda e: e.seq, "time": lambda e: e.event["time"][:19], "type": lambda e: short_type(e.event["type"]),
+    "of": lambda e: e.event["subject"], "state": lambda e: state_of(e.event),
+}  # fmt: skip
+
 
 def events(
     shell: Shell,
-    since: Annotated[str | None, typer.Option(help="From this time on, such as 2026-11-21T08:00:00Z.")] = None,
-    after: Annotated[int, typer.Option(help="From this cursor on.")] = 0,
-    noun: Annotated[str | None, typer.Option(help="Only of this task, dataset, model, …")] = None,
+    since: Annotated[str | None, typer.Option(help="From then on: 2h, 3d, 2026-11-01, 2026-11-21T08:00:00Z.")] = None,
+    after: Annotated[int, typer.Option(min=0, help="From this cursor on.")] = 0,
+    noun: Annotated[str | None, typer.Option(help="Only of and about this task, dataset, model, …")] = None,
+    types: Annotated[list[str] | None, typer.Option("--type", help="task.succeeded, task.*; may be repeated.")] = None,
     limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
     follow: Annotated[bool, typer.Option("--follow", help="Stay and show what comes.")] = False,
 ) -> None:
     """Show the project's event log, oldest first; replayable from any place."""
+    begin = moment(since) if since else None
     with shell.finery as finery:
-        if follow:
-            for item in finery.events.follow(after=after, since=since, noun=noun):
-                line = f"{item.seq} {item.event['type']} {item.event['subject']}"
-                print(item.model_dump_json() if shell.as_json else line, flush=True)
+        if not follow:
+            found = finery.events.list(after=after, since=begin, noun=noun, types=types or (), limit=limit)
+            shell.many(found.data, EVENT_COLUMNS)
+            if found.has_more:
+                shell.say(f"[dim]there is more: --after {found.next}[/]")
             return
-        columns: Columns = {
-            "cursor": lambda e: e.seq, "time": lambda e: e.event["time"][:19], "type": lambda e: e.event["type"],
-            "subject": lambda e: e.event["subject"],
-        }  # fmt: skip
-        shell.many(finery.events.list(after=after, since=since, noun=noun, limit=limit).data, columns)
+        for item in finery.events.follow(after=after, since=begin, noun=noun, types=types or ()):
+            line = "  ".join(str(value(item) or "") for value in EVENT_COLUMNS.values())
+            print(item.model_dump_json() if shell.as_json else line, flush=True)
+
+
+def moment(text: str) -> str:
+    """A time as the API takes it, from what a person says; ``2h`` is two hours ago."""
+    ago = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
+    if ago is not None:
+        return (datetime.now(UTC) - timedelta(seconds=int(ago[1]) * SECONDS[ago[2]])).isoformat()
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError as fault:
+        raise UserMistake(f"--since {text}: say 2h, 3d, 2026-11-01 or 2026-11-21T08:00:00Z") from fault
+    return found.replace(tzinfo=found.tzinfo or UTC).isoformat()
+
+
+def short_type(kind: str) -> str:
+    """``io.finery.task.succeeded.v1`` as people say it."""
+    return kind.removeprefix("io.finery.").removesuffix(".v1")
+
+
+def state_of(event: dict[str, Any]) -> str | None:
+    """What the event says of the state; a charge says its amount."""
+    data: object = event.get("data")
+    if not isinstance(data, dict):
+        return None
+    said = cast("dict[str, Any]", data)
+    if "amount" in said:
+        return f"{said['amount']} {said.get('currency', '')}".strip()
+    return said.get("state")
 
 
 def logs(

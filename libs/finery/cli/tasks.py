@@ -141,6 +141,15 @@ def metrics(shell: Shell, task: Task, name: Annotated[str, typer.Option(help="Wh
     shell.say(spark([value for _, value in curve]))
 
 
+@command(group, "history", example="finery tasks history task_01k…")
+def history(shell: Shell, task: Task) -> None:
+    """Show everything that was ever said of a task, by whoever said it."""
+    from finery.cli.reading import EVENT_COLUMNS
+
+    with shell.finery as finery:
+        shell.many([*finery.events.since(noun=task)], EVENT_COLUMNS)
+
+
 @command(group, "artefact", example="finery tasks artefact task_01k… out/samples.jsonl > samples.jsonl")
 def artefact(
     shell: Shell,

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pydantic import Field
-
+from finery.errors import ConnectionFailed
 from finery.transport import Page, Transport, every
-from finery_contracts.model import Record
+from finery_contracts.log import LoggedEvent
 
 PATH = "/api/v1/events"
-
-
-class LoggedEvent(Record):
-    """An event as it was published; ``seq`` is the cursor. ``finery_contracts.registry`` parses what it knows."""
-
-    seq: int
-    event: dict[str, Any] = Field(description="a CloudEvent")
+AGAIN_S = 1.0
 
 
 class Events:
@@ -28,28 +22,54 @@ class Events:
         self._transport = transport
 
     def list(
-        self, *, after: int | None = None, since: str | None = None, noun: str | None = None, limit: int = 100
-    ) -> Page[LoggedEvent]:
-        """Oldest first. ``since``: an ISO time; ``noun``: the id of a task, dataset, model, …"""
-        return self._transport.page(LoggedEvent, PATH, after=after, since=since, noun=noun, limit=limit)
+        self, *, after: int | None = None, since: str | None = None, noun: str | None = None,
+        types: Sequence[str] = (), limit: int = 100,
+    ) -> Page[LoggedEvent]:  # fmt: skip
+        """Oldest first. ``since``: an ISO time or date; ``noun``: the id of a task, dataset, model, …: its history and
+        what others said about it; ``types``: such as ``task.succeeded`` or ``task.*``."""
+        return self._transport.page(
+            LoggedEvent, PATH, after=after, since=since, noun=noun, types=[*types] or None, limit=limit
+        )
 
-    def all(self, *, since: str | None = None, noun: str | None = None) -> Iterator[LoggedEvent]:
-        """Every event, page by page."""
+    def since(
+        self, moment: str | None = None, *, noun: str | None = None, types: Sequence[str] = ()
+    ) -> Iterator[LoggedEvent]:
+        """Every event from a time on (or all there are), page by page."""
         return every(
-            lambda after: self.list(after=int(after) if after else None, since=since, noun=noun, limit=1000)
+            lambda after: self.list(
+                after=int(after) if after else None, since=moment, noun=noun, types=types, limit=1000
+            )
         )  # fmt: skip
 
     def follow(
-        self, *, after: int | None = None, since: str | None = None, noun: str | None = None
-    ) -> Iterator[LoggedEvent]:
-        """Events as they come, for as long as the connection lasts; begin again with the last ``seq``."""
-        asked = {"after": after, "since": since, "noun": noun, "follow": True}
-        said = {key: value for key, value in asked.items() if value is not None}
-        seq = after or 0
+        self, *, after: int | None = None, since: str | None = None, noun: str | None = None,
+        types: Sequence[str] = (),
+    ) -> Iterator[LoggedEvent]:  # fmt: skip
+        """Events as they come, each once, for ever: when the connection breaks, it goes on after the last one seen."""
+        seq, began = after or 0, False
+        while True:
+            try:
+                for event in self._stream(seq, since=since, noun=noun, types=[*types] or None):
+                    seq, began = event.seq, True
+                    yield event
+            except ConnectionFailed:
+                if not began:
+                    raise
+            time.sleep(AGAIN_S)
+
+    def _stream(self, after: int, **asked: Any) -> Iterator[LoggedEvent]:
+        said = {key: value for key, value in {"after": after, "follow": True, **asked}.items() if value is not None}
+        seq, data = after, list[str]()
         with self._transport.stream("GET", PATH, params=said) as answer:
             for line in answer.iter_lines():
                 name, _, value = line.partition(": ")
                 if name == "id":
                     seq = int(value)
                 elif name == "data":
-                    yield LoggedEvent(seq=seq, event=json.loads(value))
+                    data.append(value)
+                elif not line and data:
+                    yield LoggedEvent(seq=seq, event=json.loads("\n".join(data)))
+                    data = []
+
+
+__all__ = ["Events", "LoggedEvent"]

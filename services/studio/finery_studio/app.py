@@ -35,7 +35,7 @@ from finery_studio.edge import forward, notifications
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.site import site
 from finery_studio.edge.web import TracedApp, WebServer
-from finery_studio.events import dead, rebuild
+from finery_studio.events import dead, rebuild, replay
 from finery_studio.events import handlers as event_handlers
 from finery_studio.events import http as event_http
 from finery_studio.events.streams import read_subject
@@ -288,6 +288,7 @@ def build(settings: StudioSettings) -> Service:
     for durable, (stream, subject, handler) in MESSAGES.items():
         subscribe_pull(service.broker, stream.name, subject, durable, partial(handler, studio))
     dead.listen(service)
+    replay.listen(service, studio.database)
     service.before_start.append(studio.first_start)
     service.on_rebuild.append(studio.tell_all_keys)
     service.after_start.append(studio.open_web)

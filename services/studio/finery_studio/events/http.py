@@ -1,25 +1,29 @@
 """Routes that read back: the event log of a project, and traces."""
 
 import asyncio
-import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from datetime import datetime
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Header, Query, Request
 from fastapi.responses import StreamingResponse
 from sqlmodel import Session, col, select
 
 from finery_contracts.access import Actor, Role
-from finery_contracts.errors import NotFound
+from finery_contracts.errors import InvalidRequest, NotFound
+from finery_contracts.log import LogPage, check_type_pattern
 from finery_kit.db import Database
-from finery_kit.delivery import OutboxRow, events_since
 from finery_kit.telemetry import read_trace
 from finery_studio.edge.auth import Gate
+from finery_studio.events import log
 from finery_studio.tasks import store as task_store
 
 FOLLOW_S = 0.25
+HEARTBEAT_S = 15.0
+UNHELD = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 def routes(gate: Gate, database: Database, spans_file: Path) -> APIRouter:
@@ -31,26 +35,23 @@ def routes(gate: Gate, database: Database, spans_file: Path) -> APIRouter:
     async def events(
         request: Request,
         actor: Actor = reader,
-        after: Annotated[int, Query(ge=0, description="cursor: the seq of the last event seen")] = 0,
-        since: datetime | None = None,
-        noun: Annotated[str | None, Query(description="id of a task, dataset, model, …")] = None,
+        after: Annotated[str, Query(description="cursor: the seq of the last event seen")] = "0",
+        since: Annotated[str | None, Query(description="a time or date, such as 2026-11-21T08:00:00Z")] = None,
+        noun: Annotated[str | None, Query(max_length=255, description="id of a task, model, …: its history")] = None,
+        types: Annotated[list[str] | None, Query(description="such as task.succeeded or task.*", max_length=50)] = None,
         limit: Annotated[int, Query(ge=1, le=1000)] = 100,
-        follow: bool = False,
-    ) -> dict[str, Any] | StreamingResponse:
-        async def page_from(place: int, size: int) -> list[OutboxRow]:
-            return await database.read(
-                lambda session: events_since(session, actor.project, after=place, since=since, noun_id=noun, limit=size)
-            )
-
-        if follow:
-            return StreamingResponse(_follow(request, page_from, after), media_type="text/event-stream")
-        rows = await page_from(after, limit + 1)
-        shown = rows[:limit]
-        return {
-            "data": [{"seq": row.seq, "event": json.loads(row.body)} for row in shown],
-            "has_more": len(rows) > limit,
-            "next": shown[-1].seq if shown else after,
-        }
+        follow: Annotated[bool, Query(description="server-sent events, as they come")] = False,
+        last_event_id: Annotated[str | None, Header(description="the cursor, when a stream is taken up again")] = None,
+    ) -> LogPage | StreamingResponse:
+        wanted = log.Wanted(
+            actor.project, after=_cursor(after), since=_moment(since) if since else None, noun_id=noun,
+            types=tuple(check_type_pattern(pattern) for pattern in types or ()),
+        )  # fmt: skip
+        if not follow:
+            return await database.read(lambda session: log.page(session, wanted, limit=limit))
+        if last_event_id:
+            wanted = replace(wanted, after=_cursor(last_event_id))
+        return StreamingResponse(_follow(request, database, wanted), media_type="text/event-stream", headers=UNHELD)
 
     @router.get("/traces/{trace_id}")
     async def trace(trace_id: str, actor: Actor = reader) -> dict[str, Any]:
@@ -77,12 +78,40 @@ def _owns_trace(session: Session, project: str, trace_id: str) -> bool:
     return session.exec(query.limit(1)).first() is not None
 
 
-async def _follow(
-    request: Request, page_from: Callable[[int, int], Awaitable[list[OutboxRow]]], place: int
-) -> AsyncIterator[bytes]:
-    """Server-sent events: the id of each is its cursor."""
+async def _follow(request: Request, database: Database, wanted: log.Wanted) -> AsyncIterator[bytes]:
+    """Server-sent events: the id of each is its cursor. A comment from time to time shows that the line is open."""
+    silent_s = 0.0
+    yield b": the event log\n\n"
     while not await request.is_disconnected():
-        for row in await page_from(place, 100):
-            place = row.seq or place
-            yield f"id: {row.seq}\nevent: {row.type}\ndata: {row.body.decode()}\n\n".encode()
-        await asyncio.sleep(FOLLOW_S)
+        rows = await database.read(partial(log.read, wanted=wanted, limit=100))
+        for row in rows:
+            wanted = replace(wanted, after=row.seq or wanted.after)
+            data = row.body.replace(b"\r\n", b"\n").replace(b"\r", b"\n").replace(b"\n", b"\ndata: ")
+            yield b"id: %d\nevent: %s\ndata: %s\n\n" % (row.seq, row.type.encode(), data)
+        silent_s = 0.0 if rows else silent_s + FOLLOW_S
+        if silent_s >= HEARTBEAT_S:
+            silent_s = 0.0
+            yield b": still here\n\n"
+        if len(rows) < 100:
+            await asyncio.sleep(FOLLOW_S)
+
+
+def _cursor(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 18):
+        raise InvalidRequest(
+            f"{text[:40]!r} is no cursor; take next of a page, or the id of an event in a stream",
+            code="cursor_invalid", param="after",
+        )  # fmt: skip
+    return int(text)
+
+
+def _moment(text: str) -> datetime:
+    """A time without a zone, and a date, are meant in UTC."""
+    try:
+        found = datetime.fromisoformat(text.replace(" ", "+"))  # a plus in a URL arrives as a space
+        return found.replace(tzinfo=found.tzinfo or UTC).astimezone(UTC)
+    except (ValueError, OverflowError) as fault:
+        raise InvalidRequest(
+            f"{text[:40]!r} is no time; say it as 2026-11-21T08:00:00Z, or 2026-11-21", code="since_invalid",
+            param="since",
+        ) from fault  # fmt: skip
