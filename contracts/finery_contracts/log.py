@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import AfterValidator, Field
 
@@ -11,6 +11,7 @@ from finery_contracts.errors import InvalidRequest
 from finery_contracts.model import Record, Request, UtcTime
 
 TYPE_PATTERN = re.compile(r"\*|(io\.finery\.)?[a-z_]+\.(\*|[a-z_]+(\.v[0-9]+)?)")
+MAX_ID = 255
 MAX_PAGE_BYTES = 512 * 1024
 """A page ends before it is larger than this, unless its one event is: so it fits into a message of the bus."""
 
@@ -35,7 +36,7 @@ class LogRequest(Request):
 
     after: int = Field(default=0, ge=0, lt=2**63, description="cursor: the seq of the last event seen")
     since: UtcTime | None = Field(default=None, description="only what happened at or after this time")
-    noun_id: str | None = Field(default=None, max_length=255, description="of this noun, and about it")
+    noun_id: str | None = Field(default=None, max_length=MAX_ID, description="of this noun, and about it")
     types: list[Annotated[str, AfterValidator(check_type_pattern)]] = Field(
         default_factory=list, max_length=50, description="such as task.succeeded or task.*; empty: all"
     )
@@ -58,15 +59,17 @@ class LogPage(Record):
     has_more: bool = False
 
 
-def about(data: Any) -> str | None:
-    """The id of another noun that a fact's data speaks of: a charge names its task, a dataset the task that made it."""
+def about(data: Any) -> set[str]:
+    """Ids of other nouns that a fact's data speaks of: a charge names its tasks, a dataset the task that made it."""
     if not isinstance(data, dict):
-        return None
-    for name in ("noun_id", "task"):
-        found: object = data.get(name)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        if isinstance(found, str) and found:
-            return found
-    return None
+        return set()
+    said = cast("dict[str, Any]", data)
+    ids = [said.get(name) for name in ("noun_id", "task")]
+    lines: object = said.get("lines")
+    if isinstance(lines, list):
+        for line in cast("list[Any]", lines):
+            ids += about(line)
+    return {name for name in ids if isinstance(name, str) and 0 < len(name) <= MAX_ID}
 
 
 __all__ = ["MAX_PAGE_BYTES", "LogPage", "LogRequest", "LoggedEvent", "about", "check_type_pattern"]

@@ -6,7 +6,7 @@ The outbox is the event log: rows stay after the bus has acknowledged them. It r
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import partial
 
@@ -20,7 +20,7 @@ from finery_contracts.log import about
 from finery_contracts.model import Record
 from finery_contracts.streams import MAX_FACT_BYTES
 from finery_kit.db import LOCK_OUTBOX, Transaction
-from finery_kit.delivery_tables import DELIVERY_METADATA, InboxRow, OutboxRow
+from finery_kit.delivery_tables import DELIVERY_METADATA, AboutRow, InboxRow, OutboxRow
 from finery_kit.inbox import first_sight
 from finery_kit.relay import Relay
 from finery_kit.telemetry import current_traceparent
@@ -55,15 +55,16 @@ def emit(
         )
     row = OutboxRow(
         event_id=event.id, project=project, noun=kind.NOUN, noun_id=noun_id, noun_version=version,
-        about=about(vars(data)), type=event.type, bus_subject=event.bus_subject,
+        type=event.type, bus_subject=event.bus_subject,
         body=body, traceparent=event.traceparent, created_at=tx.now.isoformat(),
     )  # fmt: skip
-    append(tx, row)
+    append(tx, row, about(vars(data)))
     return event
 
 
-def append(tx: Transaction, row: OutboxRow) -> None:
-    """Put a row at the end of the log, as the last thing of this transaction."""
+def append(tx: Transaction, row: OutboxRow, others: Iterable[str] = ()) -> None:
+    """Put a row at the end of the log, as the last thing of this transaction; ``others``: nouns it speaks of, too."""
+    tx.session.add_all(AboutRow(noun_id=other, event_id=row.event_id) for other in others)
     tx.before_commit.append(partial(_append, tx.session, row))
 
 

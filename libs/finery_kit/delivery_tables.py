@@ -32,7 +32,6 @@ class OutboxRow(_Table, table=True):
     noun: str
     noun_id: str = Field(index=True)
     noun_version: int
-    about: str | None = Field(default=None, index=True, description="id of another noun that it speaks of")
     type: str
     bus_subject: str
     body: bytes = Field(sa_type=LargeBinary)
@@ -40,6 +39,14 @@ class OutboxRow(_Table, table=True):
     created_at: str
     published: bool = Field(default=False, index=True)
     own: bool = Field(default=True, description="False: heard from its owner, who alone publishes it")
+
+
+class AboutRow(_Table, table=True):
+    """A fact speaks of another noun than its own, too."""
+
+    __tablename__ = "outbox_about"  # pyright: ignore[reportAssignmentType]
+    noun_id: str = Field(primary_key=True)
+    event_id: str = Field(primary_key=True)
 
 
 class InboxRow(_Table, table=True):

@@ -16,6 +16,7 @@ from finery_contracts.log import MAX_PAGE_BYTES, LogPage, LogRequest
 from finery_kit.bus import Call
 from finery_kit.relay import _unpublished
 from finery_studio.events import log
+from finery_studio.events.replay import is_own_inbox
 
 EARLY = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -92,6 +93,15 @@ async def test_own_and_foreign_facts_stand_in_one_order_and_a_cursor_meets_each_
     assert len(set(seen)) == len(seen) > 6
     assert charged in seen
     assert (await asked(studio, after=after)).next == after
+
+
+async def test_a_charge_of_several_tasks_stands_in_the_history_of_each(studio: Rig) -> None:
+    event_id, body = said(studio.actor.project, "billing.charged", "charge_1")
+    lines = b'"data":{"lines":[{"noun_id":"task_1"},{"noun_id":"task_2"},{"noun_id":7},5]}}'
+    await studio.write(lambda tx: log.keep(tx, body.replace(b'"data":{}}', lines)))
+    assert [ids(await asked(studio, noun_id=noun)) for noun in ("task_1", "task_2", "task_3", "7")] == [
+        [event_id], [event_id], [], [],
+    ]  # fmt: skip
 
 
 async def test_a_tasks_history_holds_what_others_say_about_it(studio: Rig) -> None:
@@ -174,3 +184,42 @@ async def test_a_page_fits_into_a_message_however_large_its_events_are(studio: R
         if not page.has_more:
             break
     assert (seen, pages) == (events, 4)
+
+
+@pytest.mark.parametrize(
+    ("asked", "code"),
+    [
+        ({"after": "x"}, "cursor_invalid"),
+        ({"after": "-1"}, "cursor_invalid"),
+        ({"after": "9" * 30}, "cursor_invalid"),
+        ({"since": "yesterday"}, "since_invalid"),
+        ({"types": "task"}, "types_invalid"),
+        ({"follow": "true", "types": "%"}, "types_invalid"),
+    ],
+)
+async def test_a_wrong_place_is_refused_by_its_code(studio: Rig, asked: dict[str, str], code: str) -> None:
+    async with studio.http() as api:
+        answer = await api.get("/api/v1/events", params=asked)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, code)
+
+
+@pytest.mark.parametrize("since", ["2026-11-01T01:00:00Z", "2026-11-01T10:00:00+09:00", "2026-11-01T01:00:00"])
+async def test_a_time_is_understood_in_any_zone(studio: Rig, since: str) -> None:
+    await heard(studio, "deployment.stopped", "dep_1", at=EARLY)
+    late = await heard(studio, "deployment.running", "dep_1", at=EARLY + timedelta(hours=2))
+    async with studio.http() as api:
+        page = (await api.get("/api/v1/events", params={"noun": "dep_1", "since": since})).json()
+        day = (await api.get("/api/v1/events", params={"noun": "dep_1", "since": "2026-11-01"})).json()
+    assert [item["event"]["id"] for item in page["data"]] == [late]
+    assert len(day["data"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("reply", "own"),
+    [
+        ("_INBOX_prj_1.a.b", True), ("_INBOX_prj_1", False), ("_INBOX_prj_12.a", False), ("_INBOX_prj_1.>", False),
+        ("_INBOX_prj_2.a", False), ("finery.evt.prj_1.x", False), ("", False),
+    ],
+)  # fmt: skip
+def test_an_answer_goes_to_the_projects_inbox_or_nowhere(reply: str, own: bool) -> None:
+    assert is_own_inbox("prj_1", reply) is own

@@ -17,6 +17,7 @@ from finery_contracts.envelope import Event
 from finery_contracts.log import MAX_PAGE_BYTES, LoggedEvent, LogPage, about, check_type_pattern
 from finery_kit.db import Transaction
 from finery_kit.delivery import OutboxRow, append
+from finery_kit.delivery_tables import AboutRow
 
 PREFIX = "io.finery."
 
@@ -45,11 +46,11 @@ def keep(tx: Transaction, body: bytes) -> bool:
     fact = event.type.removeprefix(PREFIX).split(".")[1:2]
     row = OutboxRow(
         event_id=event.id, project=event.project, noun=noun, noun_id=noun_id, noun_version=event.nounversion,
-        about=about(event.data), type=event.type,
+        type=event.type,
         bus_subject=f"finery.evt.{event.project}.{noun}.{noun_id}.{''.join(fact)}", body=body,
         traceparent=event.traceparent, created_at=event.time.isoformat(), published=True, own=False,
     )  # fmt: skip
-    append(tx, row)
+    append(tx, row, about(event.data))
     return True
 
 
@@ -77,7 +78,8 @@ def _conditions(wanted: Wanted) -> list[ColumnElement[bool]]:
     if wanted.project is not None:
         found.append(col(OutboxRow.project) == wanted.project)
     if wanted.noun_id is not None:
-        found.append(or_(col(OutboxRow.noun_id) == wanted.noun_id, col(OutboxRow.about) == wanted.noun_id))
+        spoken_of = select(AboutRow.event_id).where(AboutRow.noun_id == wanted.noun_id)
+        found.append(or_(col(OutboxRow.noun_id) == wanted.noun_id, col(OutboxRow.event_id).in_(spoken_of)))
     if wanted.since is not None:
         found.append(col(OutboxRow.created_at) >= wanted.since.astimezone(UTC).isoformat())
     if wanted.types and "*" not in wanted.types:
