@@ -156,6 +156,24 @@ class Accounts(Record):
     sum: Decimal
 
 
+class ExportRequest(Request):
+    """``bill.export``: ledger lines as rows of a table, oldest first."""
+
+    format: Literal["csv", "focus"] = Field(default="csv", description="focus: FOCUS 1.2 with 1.3's provider columns")
+    since: DayOrTime | None = None
+    until: DayOrTime | None = None
+    after: str | None = None
+    limit: int = Field(default=200, ge=1, le=500)
+
+
+class ExportPage(Record):
+    """Some rows; every cell is text that a spreadsheet takes for what it is."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    next: str | None = None
+
+
 class VerifyRequest(Request):
     """``bill.verify``: the project's ledger, or for the operator all of them."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from typing import Literal
 
 from pydantic import Field
 
@@ -20,6 +21,31 @@ class EstimateRequest(Request):
     seconds: float = Field(ge=0, le=MOST_S)
     low_s: float | None = Field(default=None, ge=0, le=MOST_S)
     high_s: float | None = Field(default=None, ge=0, le=MOST_S)
+
+
+class EstimateAsked(Request):
+    """``POST /api/v1/estimates``: a duration that is known, or what a tuning would do."""
+
+    flavour: str = Field(default="cpu", max_length=64)
+    instances: int = Field(default=1, ge=1, le=10_000)
+    cards: int = Field(default=1, ge=1, le=64, description="accelerators of one instance")
+    pool: str = Field(default="public", max_length=64)
+    seconds: float | None = Field(default=None, gt=0, le=MOST_S)
+    model: str | None = Field(default=None, max_length=64, description="such as Qwen2-0.5B")
+    method: Literal["full", "lora"] = "lora"
+    iterations: int | None = Field(default=None, ge=1, le=100_000)
+    throughput: float | None = Field(default=None, gt=0, le=1e9, description="tokens a second and card, if known")
+    tokens_per_sample: int | None = Field(default=None, ge=1, le=10**6)
+
+
+class Duration(Record):
+    """Running seconds as far as they can be known, and what that is based on."""
+
+    seconds: float
+    low_s: float
+    high_s: float
+    tokens: int | None = None
+    basis: str
 
 
 class Covered(Record):
@@ -48,3 +74,10 @@ class PriceRange(Record):
     low: Price
     expected: Price
     high: Price
+
+
+class Estimate(Record):
+    """Duration and price before submit."""
+
+    duration: Duration
+    price: PriceRange

@@ -17,7 +17,7 @@ from types import TracebackType
 import httpx
 
 from finery.resources.access import Keys, Projects
-from finery.resources.billing import Billing
+from finery.resources.billing import Billing, Budgets, Packages
 from finery.resources.datasets import Datasets
 from finery.resources.dead import Dead
 from finery.resources.deployments import Deployments
@@ -48,6 +48,8 @@ class Finery:
         self.dead = Dead(self._transport)
         self.rebuild = Rebuild(self._transport)
         self.bill = Billing(self._transport)
+        self.budgets = Budgets(self._transport)
+        self.packages = Packages(self._transport)
         self.keys = Keys(self._transport)
         self.projects = Projects(self._transport)
         self.pools = Pools(self._transport)

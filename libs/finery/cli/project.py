@@ -1,4 +1,4 @@
-"""finery keys, projects, topics, subscriptions, bill: what belongs to a project."""
+"""finery keys, projects, topics, subscriptions: what belongs to a project."""
 
 from __future__ import annotations
 
@@ -126,27 +126,9 @@ def unsubscribe(shell: Shell, subscription: Annotated[str, typer.Argument(help="
         shell.one(finery.subscriptions.delete(subscription))
 
 
-def bill(
-    shell: Shell, by: Annotated[Literal["task", "day", "user", "noun"], typer.Option(help="How to group.")] = "task"
-) -> None:
-    """Show what was charged."""
-    with shell.finery as finery:
-        found = finery.bill.summary(by=by)
-    if shell.as_json:
-        shell.one(found)
-        return
-    columns: Columns = {
-        "what": lambda r: r.name or r.key, "id": lambda r: r.key, "quantity": lambda r: f"{r.quantity} {r.unit}",
-        "amount": lambda r: r.amount,
-    }  # fmt: skip
-    shell.many(found.rows, columns)
-    shell.say(f"total {found.total} {found.currency}")
-
-
 def register(app: typer.Typer) -> None:
     """Put these commands on the application."""
     app.add_typer(keys, name="keys")
     app.add_typer(projects, name="projects")
     app.add_typer(topics, name="topics")
     app.add_typer(subscriptions, name="subscriptions")
-    command(app, "bill", example="finery bill --by day")(bill)

@@ -75,6 +75,7 @@ REQUESTS: dict[str, tuple[type[BaseModel], Answer]] = {
     "bill.summary": (billing.BillRequest, ledger.bill_summary),
     "bill.as_of": (billing.AsOfRequest, ledger.bill_as_of),
     "bill.lines": (billing.LinesRequest, ledger.bill_lines),
+    "bill.export": (billing.ExportRequest, ledger.bill_export),
     "bill.accounts": (billing.AccountsRequest, ledger.bill_accounts),
     "bill.verify": (billing.VerifyRequest, bill_verify),
     "cost": (billing.CostRequest, estimates.cost),

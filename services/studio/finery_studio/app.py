@@ -31,7 +31,7 @@ from finery_kit.storage import Storage
 from finery_kit.telemetry import span_from
 from finery_studio.datasets import handlers as dataset_handlers
 from finery_studio.datasets import http as dataset_http
-from finery_studio.edge import forward, notifications
+from finery_studio.edge import billing, forward, notifications
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.site import site
 from finery_studio.edge.web import TracedApp, WebServer
@@ -229,6 +229,7 @@ class Studio:
             inbound_http.routes(self.task_routes),
             tuning_openai.routes(self.task_routes),
             forward.routes(self.gate, self._ask, self.resolve),
+            billing.routes(self.gate, self._ask),
             notifications.routes(self.gate, self._ask),
             notifications.link_routes(self._ask),
         )

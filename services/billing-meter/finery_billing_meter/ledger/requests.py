@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finery_billing_meter.desk import Desk
-from finery_billing_meter.ledger import bill
+from finery_billing_meter.ledger import bill, export
 from finery_billing_meter.ledger.bill import Scope
 from finery_contracts.billing import (
     Accounts,
@@ -11,6 +11,8 @@ from finery_contracts.billing import (
     AsOfRequest,
     Bill,
     BillRequest,
+    ExportPage,
+    ExportRequest,
     LinePage,
     LinesRequest,
     UsageRequest,
@@ -43,6 +45,21 @@ async def bill_lines(desk: Desk, call: Call[LinesRequest]) -> LinePage:
     )  # fmt: skip
     more = len(found) > asked.limit
     return LinePage(data=found[: asked.limit], has_more=more, next=found[asked.limit - 1].id if more else None)
+
+
+async def bill_export(desk: Desk, call: Call[ExportRequest]) -> ExportPage:
+    """``bill.export``: a page of the table."""
+    asked, by = call.body, call.by
+    scope = Scope(by.project, asked.since, asked.until)
+    found = await desk.database.read(
+        lambda session: bill.lines(session, scope, after=asked.after, limit=asked.limit + 1)
+    )  # fmt: skip
+    shown = found[: asked.limit]
+    if asked.format == "csv":
+        columns, rows = export.CSV, [export.csv_row(line) for line in shown]
+    else:
+        columns, rows = export.FOCUS, [export.focus_row(line, project_name=by.project_name) for line in shown]
+    return ExportPage(columns=list(columns), rows=rows, next=shown[-1].id if len(found) > len(shown) else None)
 
 
 async def bill_accounts(desk: Desk, call: Call[AccountsRequest]) -> Accounts:

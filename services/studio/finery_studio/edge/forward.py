@@ -4,12 +4,13 @@ import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, Request
+from fastapi import APIRouter, Depends, Query
 from pydantic import BaseModel, RootModel
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import DeployCommand, DeploymentCommand, DeploymentView, DeployRequest
 from finery_contracts.errors import FineryError
+from finery_kit.bus import RPC_TIMEOUT_S
 from finery_kit.idempotency import release, reserve
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
@@ -32,8 +33,10 @@ class Ask:
     def __init__(self, send: Callable[..., Awaitable[Any]]) -> None:
         self._send = send
 
-    async def __call__(self, owner: str, verb: str, body: BaseModel | None, actor: Actor | None) -> Any:
-        answer: Anything = await self._send(owner, verb, body, Anything, actor=actor)
+    async def __call__(
+        self, owner: str, verb: str, body: BaseModel | None, actor: Actor | None, *, timeout_s: float = RPC_TIMEOUT_S
+    ) -> Any:
+        answer: Anything = await self._send(owner, verb, body, Anything, actor=actor, timeout_s=timeout_s)
         return answer.root
 
     async def once(self, owner: str, verb: str, body: BaseModel | None, wish: Wish) -> Any:
@@ -72,7 +75,6 @@ def routes(gate: Gate, ask: Ask, resolve: Resolve) -> APIRouter:
     """Deployments and bills; notifications have a file of their own."""
     router = APIRouter(prefix="/api/v1")
     _deployments(router, gate, ask, resolve)
-    _bills(router, gate, ask)
     return router
 
 
@@ -114,29 +116,6 @@ def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> N
     @router.delete("/deployments/{ref}", tags=["deployments"])
     async def delete(ref: str, actor: Actor = writer) -> DeploymentView:
         return DeploymentView.model_validate(await ask("deployer", "delete", DeploymentCommand(deployment=ref), actor))
-
-
-def _bills(router: APIRouter, gate: Gate, ask: Ask) -> None:
-    reader = Depends(gate.needs(Role.READ))
-
-    @router.get("/bill", tags=["billing"])
-    async def bill(request: Request, actor: Actor = reader) -> Any:
-        return await ask("billing-meter", "bill.summary", Free(dict(request.query_params)), actor)
-
-    @router.get("/bill/lines", tags=["billing"])
-    async def lines(
-        actor: Actor = reader,
-        limit: PageSize = 20,
-        after: str | None = None,
-        noun_id: str | None = None,
-    ) -> Any:
-        return await ask(
-            "billing-meter", "bill.lines", Free({"limit": limit, "after": after, "noun_id": noun_id}), actor
-        )
-
-    @router.get("/prices", tags=["billing"])
-    async def prices(actor: Actor = reader) -> Any:
-        return await ask("billing-meter", "prices", None, actor)
 
 
 __all__ = ["Anything", "Ask", "carried_out", "routes"]
