@@ -35,11 +35,20 @@ def list_tasks(
     kind: Annotated[str | None, typer.Option(help="Only this kind.")] = None,
     state: Annotated[str | None, typer.Option(help="Only in this state.")] = None,
     search: Annotated[str | None, typer.Option(help="Part of the name.")] = None,
+    pool: Annotated[str | None, typer.Option(help="Only in this pool (its id).")] = None,
+    user: Annotated[str | None, typer.Option(help="Only this user's.")] = None,
+    sort: Annotated[
+        str, typer.Option(help="created, name, state or priority; - before it turns it round.")
+    ] = "-created",
     limit: Annotated[int, typer.Option(min=1, max=100)] = 20,
+    after: Annotated[str | None, typer.Option(help="`next` of the page before.")] = None,
 ) -> None:
     """List tasks, newest first."""
     with shell.finery as finery:
-        shell.many(finery.tasks.list(kind=kind, state=state, search=search, limit=limit).data, COLUMNS)
+        page = finery.tasks.list(
+            kind=kind, state=state, search=search, pool=pool, user=user, sort=sort, limit=limit, after=after
+        )
+        shell.many(page.data, COLUMNS)
 
 
 @command(group, "show", example="finery tasks show task_01k…")

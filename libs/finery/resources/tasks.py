@@ -66,12 +66,15 @@ class Tasks:
         return self._transport.view(TaskView, "GET", f"{PATH}/{task_id}")
 
     def list(
-        self, *, kind: str | None = None, state: str | None = None, search: str | None = None, limit: int = 20,
+        self, *, kind: str | None = None, state: str | None = None, search: str | None = None, pool: str | None = None,
+        user: str | None = None, metadata: Mapping[str, str] | None = None, sort: str = "-created", limit: int = 20,
         after: str | None = None,
     ) -> Page[TaskView]:  # fmt: skip
-        """Newest first."""
+        """Newest first, or by ``sort``: created, name, state, priority, with ``-`` the other way round."""
+        labels = {f"metadata[{key}]": value for key, value in (metadata or {}).items()}
         return self._transport.page(
-            TaskView, PATH, kind=kind, state=state, search=search, limit=limit, after=after
+            TaskView, PATH, kind=kind, state=state, search=search, pool=pool, user=user, sort=sort, limit=limit,
+            after=after, **labels,
         )  # fmt: skip
 
     def all(self, *, kind: str | None = None, state: str | None = None) -> Iterator[TaskView]:
