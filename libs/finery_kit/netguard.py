@@ -122,6 +122,9 @@ def refusal(address: Address, allow: tuple[Network, ...] = ()) -> str | None:
         inner = _embedded(address)
         if inner is not None:
             return refusal(inner, allow)
+        tunnelled = _isatap(address)
+        if tunnelled is not None and (reason := refusal(tunnelled, allow)) is not None:
+            return f"{reason} behind ISATAP"
     if any(address in network for network in allow):
         return None
     for network, reason in _REFUSED:
@@ -160,9 +163,12 @@ class GuardedResolver(AbstractResolver):
 
         Raises:
             AddressRefused: the name stands for an internal address now.
+            OSError: it stands for none.
         """
         found = await asyncio.get_running_loop().run_in_executor(self._pool, self._lookup, host, port)
         addresses = [ip_address(text) for text in found]
+        if not addresses:
+            raise OSError(f"the host {host} has no address")
         for address in addresses:
             reason = refusal(address, self._allow)
             if reason is not None:
@@ -251,6 +257,12 @@ def _embedded(address: IPv6Address) -> IPv4Address | None:
     if address.ipv4_mapped is not None:
         return address.ipv4_mapped
     return IPv4Address(int(address) & 0xFFFFFFFF) if address in _NAT64 else None
+
+
+def _isatap(address: IPv6Address) -> IPv4Address | None:
+    """The IPv4 address that an interface id of RFC 5214 6.1 carries, under whatever prefix."""
+    low = int(address) & 0xFFFFFFFFFFFFFFFF
+    return IPv4Address(low & 0xFFFFFFFF) if low >> 32 in (0x00005EFE, 0x02005EFE) else None
 
 
 def _resolved(host: str, port: int, address: Address) -> ResolveResult:

@@ -114,8 +114,9 @@ class WebhookMail:
     async def _request(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Outcome:
         if self._kept is None or self._fresh is None:
             raise Unavailable("the way out is closed: the service is stopping")
-        used, target = SimpleNamespace(reused=False), URL(url, encoded=True)
+        used = SimpleNamespace(reused=False)
         try:
+            target = URL(url, encoded=True)
             await self._check_again(target)
             try:
                 return await _exchange(self._kept, method, target, headers, body, used)

@@ -185,13 +185,20 @@ class Courier:
         }  # fmt: skip
         name = f"{parcel.channel} POST {host}" if parcel.channel == "webhook" else f"{parcel.channel} send"
         with span_from(parcel.traceparent, "notifier", name, kind=SpanKind.CLIENT, **about) as span:
-            outcome = await self._mail.send(parcel)
+            outcome = await self._sent(parcel)
             span.set_attributes({"http.response.status_code": outcome.status or 0, "delivered": outcome.delivered})
         level = logging.DEBUG if outcome.delivered else logging.INFO
         if log.isEnabledFor(level):
             told = {"status": outcome.status, "error": outcome.error}
             log.log(level, "delivery_attempt", extra={**about, "channel": parcel.channel, **told})
         return outcome
+
+    async def _sent(self, parcel: Parcel) -> Outcome:
+        try:
+            return await self._mail.send(parcel)
+        except Exception as fault:  # a fault of ours: the attempt still ends, is seen, and is not repeated for ever
+            log.exception("delivery_broke", extra={"delivery": parcel.delivery})
+            return Outcome(error=f"Finery could not send it: {type(fault).__name__}")
 
     def _landed(self, flight: asyncio.Task[None]) -> None:
         parcel, _ = self._flights.pop(flight)
