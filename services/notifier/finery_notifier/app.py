@@ -110,7 +110,7 @@ def build(settings: NotifierSettings) -> Service:
     database = Database(settings.database_for(NAME), NOTIFIER_METADATA, DELIVERY_METADATA)
     service = Service(NAME, settings, database)
     courier = Courier(
-        database, _ways(service, settings), rules=_rules(settings), lease_s=2 * settings.notifier_timeout_s + 10,
+        database, _ways(service, settings), rules=_rules(settings), lease_s=2 * settings.notifier_timeout_s + 40,
         lanes=Lanes(settings.notifier_concurrency, settings.notifier_per_endpoint), public_url=settings.public_url,
         wake_relay=service.wake_relay,
     )  # fmt: skip
@@ -149,8 +149,9 @@ def build(settings: NotifierSettings) -> Service:
 async def forget_old(database: Database, kept: timedelta) -> None:
     """The delivery log goes back as far as the policy says. Until cancelled."""
     while True:
-        while await database.write(lambda tx: deliveries.prune(tx, tx.now - kept)):
-            pass
+        before = database.now() - kept
+        while ids := await database.read(lambda session, before=before: deliveries.outlived(session, before)):
+            await database.write(lambda tx, ids=ids, before=before: deliveries.prune(tx, ids, before))
         await asyncio.sleep(PRUNE_EVERY_S)
 
 

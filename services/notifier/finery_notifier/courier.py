@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -23,15 +24,17 @@ from finery_contracts.notifications import SubscriptionState
 from finery_kit.db import Database, Transaction
 from finery_kit.telemetry import span_from
 from finery_notifier import deliveries, domain, links
+from finery_notifier.deliveries import Due
 from finery_notifier.domain import Outcome, Purpose
 from finery_notifier.lanes import SLOW_AFTER_S, Flight, Lanes, Room
 from finery_notifier.settling import Ended, Rules, settle
-from finery_notifier.tables import DeliveryRow, SubscriptionRow
+from finery_notifier.tables import SubscriptionRow
 
 log = logging.getLogger("finery.notifier")
 POLL_S = 5.0
 DRAIN_S = 5.0
 BREATHE_S = 1.0
+READY_S = 20.0
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,7 @@ class Courier:
         self._rules, self._lanes, self._lease_s, self._public_url = rules, lanes, lease_s, public_url
         self._wake = asyncio.Event()
         self._flights: dict[asyncio.Task[None], tuple[Parcel, float]] = {}
+        self._ready = deque[tuple[Parcel, float]]()
         self._ended: list[Ended] = []
         self._stopping = False
 
@@ -93,7 +97,7 @@ class Courier:
     async def start_due(self) -> float:
         """Settle what ended, start attempts as far as there is room; how long nothing else is due, in seconds."""
         now = time.monotonic()
-        room = self._lanes.room(Flight(parcel.endpoint, now - began) for parcel, began in self._flights.values())
+        room = self._room(now)
         ended, self._ended = self._ended, []
         try:
             parcels, wait_s = await self._turn(ended, room)
@@ -101,11 +105,33 @@ class Courier:
             log.warning("courier_waits", extra={"error": fault.message})
             self._ended += ended
             return BREATHE_S
-        for parcel in parcels:
-            flight = asyncio.create_task(self._attempt(parcel), name=f"delivery:{parcel.delivery}")
-            self._flights[flight] = parcel, time.monotonic()
-            flight.add_done_callback(self._landed)
+        self._ready.extend((parcel, now) for parcel in parcels)
+        self._take_off()
         return wait_s
+
+    def _take_off(self) -> None:
+        """Start what was claimed, as far as there is room at once; one that waited too long is left to its lease."""
+        now = time.monotonic()
+        room = self._room(now)
+        later = deque[tuple[Parcel, float]]()
+        free, busy = room.free, room.busy
+        while self._ready and free > 0:
+            parcel, claimed = self._ready.popleft()
+            if now - claimed > READY_S:
+                continue
+            if busy[parcel.endpoint] >= self._lanes.limit(parcel.endpoint):
+                later.append((parcel, claimed))
+                continue
+            busy[parcel.endpoint] += 1
+            free -= 1
+            flight = asyncio.create_task(self._attempt(parcel), name=parcel.delivery)
+            self._flights[flight] = parcel, now
+            flight.add_done_callback(self._landed)
+        later.extend(self._ready)
+        self._ready = later
+
+    def _room(self, now: float) -> Room:
+        return self._lanes.room(Flight(parcel.endpoint, now - began) for parcel, began in self._flights.values())
 
     async def landed(self) -> None:
         """Wait until all attempts under way have ended and are settled."""
@@ -125,7 +151,8 @@ class Courier:
             flight.cancel()
         await asyncio.gather(*flights, return_exceptions=True)
         await self.landed()
-        left = {parcel.delivery: parcel.version for parcel, _ in flights.values()}
+        left = {parcel.delivery: parcel.version for parcel, _ in (*flights.values(), *self._ready)}
+        self._ready.clear()
         if left:
             await self._database.write(lambda tx: deliveries.give_back(tx, left))
 
@@ -157,17 +184,18 @@ class Courier:
                 log.exception("delivery_unsettled", extra={"delivery": one.parcel.delivery})
 
     def _claim(self, tx: Transaction, room: Room) -> tuple[list[Parcel], float]:
-        if room.free <= 0:
+        wanted = room.free + self._lanes.places - len(self._ready)
+        if room.free <= 0 or wanted < self._lanes.places // 2:
             return [], SLOW_AFTER_S / 4
+        known = room.busy + Counter(parcel.endpoint for parcel, _ in self._ready)
         rows = deliveries.claim_due(
-            tx, room=room.free, in_flight=room.busy, limit=self._lanes.limit, closed=room.closed, lease_s=self._lease_s
+            tx, room=wanted, in_flight=known, limit=self._lanes.ahead, closed=room.closed, lease_s=self._lease_s
         )
         parcels = [_parcel(tx, delivery, subscription, self._public_url) for delivery, subscription in rows]
-        if len(parcels) == room.free:
+        if len(parcels) == wanted:
             return parcels, SLOW_AFTER_S / 4
-        busy = room.busy.copy()
-        busy.update(parcel.endpoint for parcel in parcels)
-        due = deliveries.next_due(tx, in_flight=busy, limit=self._lanes.limit, closed=room.closed)
+        known.update(parcel.endpoint for parcel in parcels)
+        due = deliveries.next_due(tx, in_flight=known, limit=self._lanes.ahead, closed=room.closed)
         return parcels, min(POLL_S, max(0.01, (due - tx.now).total_seconds())) if due else POLL_S
 
     async def _attempt(self, parcel: Parcel) -> None:
@@ -204,10 +232,12 @@ class Courier:
         parcel, _ = self._flights.pop(flight)
         if not flight.cancelled() and flight.exception() is not None:
             log.error("attempt_broke", extra={"delivery": parcel.delivery, "error": repr(flight.exception())})
+        if self._ready and not self._stopping:
+            self._take_off()
         self.wake()
 
 
-def _parcel(tx: Transaction, delivery: DeliveryRow, subscription: SubscriptionRow, public_url: str) -> Parcel:
+def _parcel(tx: Transaction, delivery: Due, subscription: SubscriptionRow, public_url: str) -> Parcel:
     purpose = Purpose(delivery.purpose)
     refusal = domain.refusal(
         purpose, SubscriptionState(subscription.state), confirm_until=subscription.confirm_until, now=tx.now

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Update, bindparam, delete, func, insert, not_, or_, update
+from sqlalchemy import select as sql_select
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import aliased
@@ -36,9 +38,27 @@ def add(tx: Transaction, rows: Sequence[DeliveryRow]) -> None:
     tx.session.connection().execute(statement, [row.model_dump() for row in rows])
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A delivery that was taken: what sending it needs."""
+
+    id: str
+    subscription_id: str
+    channel: str
+    endpoint: str
+    purpose: str
+    event_id: str
+    subject: str | None
+    content_type: str | None
+    body: bytes
+    traceparent: str | None
+    version: int
+    attempts: int
+
+
 def claim_due(
     tx: Transaction, *, room: int, in_flight: Mapping[str, int], limit: Limit, closed: Collection[str], lease_s: float
-) -> list[tuple[DeliveryRow, SubscriptionRow]]:
+) -> list[tuple[Due, SubscriptionRow]]:
     """Take what is due for ``lease_s`` seconds, at most ``room``, never more for an endpoint than its limit.
 
     Safe for several replicas: rows are locked, and those that another one holds are passed over.
@@ -47,35 +67,38 @@ def claim_due(
     while len(mine) < room:
         query = (
             select(DeliveryRow.id, DeliveryRow.endpoint)
-            .where(col(DeliveryRow.due_at) <= tx.now, col(DeliveryRow.id).not_in(mine), *_open(taken, limit, closed))
+            .where(col(DeliveryRow.due_at) <= tx.now, *_open(taken, limit, closed))
             .order_by(col(DeliveryRow.due_at), col(DeliveryRow.id))
-            .limit(2 * (room - len(mine)))
+            .limit(2 * room)
             .with_for_update(skip_locked=True, of=DeliveryRow)
         )
-        found = tx.session.execute(query).all()
+        if mine:
+            query = query.where(col(DeliveryRow.id).not_in(mine))
+        found = tx.session.connection().execute(query).all()
         before = len(mine)
         for delivery_id, endpoint in found:
             if len(mine) < room and taken[endpoint] < limit(endpoint):
                 taken[endpoint] += 1
                 mine.append(delivery_id)
-        if len(mine) == before:
+        if len(mine) == before or len(found) < 2 * room:
             break
     return _taken(tx, mine, tx.now + timedelta(seconds=lease_s))
 
 
-def _taken(tx: Transaction, ids: Sequence[str], until: datetime) -> list[tuple[DeliveryRow, SubscriptionRow]]:
+_DUE = [getattr(DeliveryRow, field.name) for field in fields(Due)]
+
+
+def _taken(tx: Transaction, ids: Sequence[str], until: datetime) -> list[tuple[Due, SubscriptionRow]]:
     if not ids:
         return []
-    mine = col(DeliveryRow.id).in_(ids)
-    version = col(DeliveryRow.version) + 1
-    tx.session.execute(
-        update(DeliveryRow).where(mine).values(due_at=until, version=version),
-        execution_options={"synchronize_session": False},
-    )
-    query = select(DeliveryRow, SubscriptionRow).where(mine, DeliveryRow.subscription_id == SubscriptionRow.id)
-    found = tx.session.exec(query.execution_options(populate_existing=True)).all()
+    connection, mine = tx.session.connection(), col(DeliveryRow.id).in_(ids)
+    connection.execute(update(DeliveryRow).where(mine).values(due_at=until, version=col(DeliveryRow.version) + 1))
+    found = [Due(*row) for row in connection.execute(sql_select(*_DUE).where(mine))]
+    wanted = select(SubscriptionRow).where(col(SubscriptionRow.id).in_({due.subscription_id for due in found}))
+    subscriptions = {row.id: row for row in tx.session.exec(wanted.execution_options(populate_existing=True))}
     order = {delivery_id: place for place, delivery_id in enumerate(ids)}
-    return sorted(found, key=lambda pair: order[pair[0].id])
+    known = [(due, subscriptions[due.subscription_id]) for due in found if due.subscription_id in subscriptions]
+    return sorted(known, key=lambda pair: order[pair[0].id])
 
 
 def next_due(
@@ -103,14 +126,32 @@ def _open(in_flight: Mapping[str, int], limit: Limit, closed: Collection[str]) -
     return [DeliveryRow.state == "waiting", col(DeliveryRow.endpoint).not_in(sorted(full)), turn]
 
 
-def at_hand(tx: Transaction, ids: Collection[str]) -> dict[str, DeliveryRow]:
+class AtHand(NamedTuple):
+    """A delivery whose attempt ended: what settling it needs."""
+
+    id: str
+    version: int
+    attempts: int
+    round_start: int
+    purpose: str
+    project: str
+    channel: str
+    subscription_id: str
+    last_status: int | None
+
+
+_AT_HAND = [getattr(DeliveryRow, name) for name in AtHand._fields]
+
+
+def at_hand(tx: Transaction, ids: Collection[str]) -> dict[str, AtHand]:
     """The rows whose attempts ended, locked."""
-    query = select(DeliveryRow).where(col(DeliveryRow.id).in_(sorted(ids))).order_by(col(DeliveryRow.id))
-    locked = query.with_for_update().execution_options(populate_existing=True)
-    return {row.id: row for row in tx.session.exec(locked)}
+    tx.session.flush()
+    query = sql_select(*_AT_HAND).where(col(DeliveryRow.id).in_(sorted(ids))).order_by(col(DeliveryRow.id))
+    found = tx.session.connection().execute(query.with_for_update())
+    return {row[0]: AtHand(*row) for row in found}
 
 
-_SETTLE: Update = (
+_CHANGE: Update = (
     update(DeliveryRow)
     .where(col(DeliveryRow.id) == bindparam("which"))
     .values(
@@ -120,13 +161,26 @@ _SETTLE: Update = (
 )  # fmt: skip
 
 
-def settle(tx: Transaction, changes: Sequence[dict[str, Any]], attempts: Sequence[dict[str, Any]]) -> None:
-    """Write what became of deliveries (``which`` and ``new_…``), and how each attempt went."""
-    connection = tx.session.connection()
+def change(tx: Transaction, changes: Sequence[dict[str, Any]]) -> None:
+    """Write what became of deliveries, each by itself (``which`` and ``new_…``)."""
     if changes:
-        connection.execute(_SETTLE, list(changes))
+        tx.session.connection().execute(_CHANGE, list(changes))
+
+
+def arrived(tx: Transaction, ids: Collection[str], status: int | None) -> None:
+    """These were delivered now; one statement for all of them."""
+    tx.session.connection().execute(
+        update(DeliveryRow).where(col(DeliveryRow.id).in_(sorted(ids))).values(
+            state="delivered", due_at=tx.now, delivered_at=tx.now, last_status=status, last_error=None,
+            version=col(DeliveryRow.version) + 1, attempts=col(DeliveryRow.attempts) + 1,
+        )
+    )  # fmt: skip
+
+
+def keep_log(tx: Transaction, attempts: Sequence[dict[str, Any]]) -> None:
+    """How each attempt went."""
     if attempts:
-        connection.execute(insert(AttemptRow), list(attempts))
+        tx.session.connection().execute(insert(AttemptRow), list(attempts))
 
 
 def hasten(tx: Transaction, subscription_id: str) -> None:
@@ -211,14 +265,17 @@ def waiting_for(session: Session, subscription_id: str) -> int:
     return session.exec(select(func.count()).select_from(DeliveryRow).where(*mine)).one()
 
 
-def prune(tx: Transaction, before: datetime) -> bool:
-    """Drop some of what ended before that time, with its log; True when there may be more."""
-    over = select(DeliveryRow.id).where(
-        col(DeliveryRow.state).in_(("delivered", "dead")), col(DeliveryRow.due_at) < before
-    )
-    ids = list(tx.session.exec(over.limit(PRUNED_AT_ONCE).with_for_update(skip_locked=True)))
+def outlived(session: Session, before: datetime) -> list[str]:
+    """Some of what ended before that time. No index serves this, so it is read beside the writer."""
+    over = select(DeliveryRow.id).where(col(DeliveryRow.state) != "waiting", col(DeliveryRow.due_at) < before)
+    return list(session.exec(over.limit(PRUNED_AT_ONCE)))
+
+
+def prune(tx: Transaction, ids: Sequence[str], before: datetime) -> None:
+    """Drop these with their log, unless one was sent off again meanwhile."""
     for place in range(0, len(ids), 500):
-        some = ids[place : place + 500]
+        over = (col(DeliveryRow.state) != "waiting", col(DeliveryRow.due_at) < before)
+        mine = select(DeliveryRow.id).where(col(DeliveryRow.id).in_(ids[place : place + 500]), *over)
+        some = list(tx.session.exec(mine.with_for_update(skip_locked=True)))
         tx.session.execute(delete(AttemptRow).where(col(AttemptRow.delivery_id).in_(some)))
         tx.session.execute(delete(DeliveryRow).where(col(DeliveryRow.id).in_(some)))
-    return len(ids) == PRUNED_AT_ONCE

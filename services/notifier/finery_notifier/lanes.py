@@ -49,6 +49,10 @@ class Lanes:
         """How many attempts it may have under way."""
         return 1 if endpoint in self._slow else min(self.most, self._limits.get(endpoint, min(FIRST, self.most)))
 
+    def ahead(self, endpoint: str) -> int:
+        """How many deliveries for it may be at hand: those under way and as many that wait for their places."""
+        return self.limit(endpoint) * (1 if endpoint in self._slow else 2)
+
     def room(self, flights: Iterable[Flight]) -> Room:
         """What may be started beside what is under way. Whoever is late is slow from now on."""
         busy, slow = Counter[str](), 0

@@ -6,7 +6,7 @@ An attempt that was overtaken (its lease had ended and another replica took over
 from __future__ import annotations
 
 import random
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from finery_contracts.notifications import SubscriptionState
 from finery_kit.db import Transaction
 from finery_notifier import deliveries, domain, metering, store
+from finery_notifier.deliveries import AtHand
 from finery_notifier.domain import Outcome, Patience, Purpose, Settled
 from finery_notifier.handlers import on_agreed, on_died, on_hopeless
 from finery_notifier.tables import DeliveryRow
@@ -46,32 +47,34 @@ def settle(tx: Transaction, ended: Sequence[Ended], rules: Rules) -> bool:
         return False
     rows = deliveries.at_hand(tx, {one.parcel.delivery for one in ended})
 
-    changes, logged, rare = list[dict[str, Any]](), list[dict[str, Any]](), list[tuple[Ended, DeliveryRow, Settled]]()
-    delivered, counts = set[str](), Counter[metering.Counted]()
+    changes, logged, rare = list[dict[str, Any]](), list[dict[str, Any]](), list[tuple[Ended, AtHand, Settled]]()
+    arrived, counts = defaultdict[int | None, list[AtHand]](list), Counter[metering.Counted]()
     for one in ended:
-        row = rows.get(one.parcel.delivery)
+        row = rows.pop(one.parcel.delivery, None)
         if row is None or row.version != one.parcel.version:
+            continue
+        if not one.parcel.refusal:
+            logged.append(_logged(one, row))
+        if one.outcome.delivered and not one.parcel.refusal and row.purpose == Purpose.FACT:
+            arrived[one.outcome.status].append(row)
+            counts[metering.Counted(row.project, row.channel)] += 1
             continue
         settled = _decide(one, row, rules, tx.now)
         changes.append(_change(one, row, settled))
-        if not one.parcel.refusal:
-            logged.append(_logged(one, row))
-        if settled.state == "delivered" and row.purpose == Purpose.FACT:
-            delivered.add(row.subscription_id)
-            counts[metering.Counted(row.project, row.channel)] += 1
-        elif settled.state != "delivered" or one.outcome.agreed:
+        if settled.state != "delivered" or one.outcome.agreed:
             rare.append((one, row, settled))
 
-    deliveries.settle(tx, changes, logged)
+    for status in arrived:
+        deliveries.arrived(tx, [row.id for row in arrived[status]], status)
+    deliveries.change(tx, changes)
+    deliveries.keep_log(tx, logged)
     metering.count(tx, counts)
-    if delivered:
-        store.answering_again(tx, delivered)
-    tx.session.expire_all()
+    store.answering_again(tx, {row.subscription_id for some in arrived.values() for row in some})
     told = [_tell(tx, one, row.id, settled, rules) for one, row, settled in rare]
     return any(told)
 
 
-def _decide(one: Ended, row: DeliveryRow, rules: Rules, now: datetime) -> Settled:
+def _decide(one: Ended, row: AtHand, rules: Rules, now: datetime) -> Settled:
     if one.parcel.refusal is not None:
         return Settled("dead", now, f"not sent: {one.parcel.refusal}")
     return domain.settle(
@@ -80,7 +83,7 @@ def _decide(one: Ended, row: DeliveryRow, rules: Rules, now: datetime) -> Settle
     )  # fmt: skip
 
 
-def _change(one: Ended, row: DeliveryRow, settled: Settled) -> dict[str, Any]:
+def _change(one: Ended, row: AtHand, settled: Settled) -> dict[str, Any]:
     return {
         "which": row.id, "new_state": settled.state, "new_due_at": settled.due_at, "new_version": row.version + 1,
         "new_attempts": row.attempts + (0 if one.parcel.refusal else 1),
@@ -90,7 +93,7 @@ def _change(one: Ended, row: DeliveryRow, settled: Settled) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def _logged(one: Ended, row: DeliveryRow) -> dict[str, Any]:
+def _logged(one: Ended, row: AtHand) -> dict[str, Any]:
     """The line of the log. Of the answer to a question nothing is kept: it might repeat the token."""
     asked = row.purpose == Purpose.CONFIRMATION
     outcome = one.outcome
@@ -104,7 +107,7 @@ def _logged(one: Ended, row: DeliveryRow) -> dict[str, Any]:
 
 def _tell(tx: Transaction, one: Ended, delivery_id: str, settled: Settled, rules: Rules) -> bool:
     """What an attempt means for its subscription: agreed, gone, failing for long. True when a fact was said."""
-    delivery = tx.session.get_one(DeliveryRow, delivery_id)
+    delivery = tx.session.get_one(DeliveryRow, delivery_id, populate_existing=True)
     if settled.state == "dead":
         on_died(tx, delivery)
     subscription = store.locked_subscription(tx.session, delivery.subscription_id)

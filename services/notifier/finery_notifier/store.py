@@ -120,6 +120,8 @@ def confirmation_of(session: Session, subscription_id: str) -> DeliveryRow | Non
 
 def answering_again(tx: Transaction, ids: Collection[str]) -> None:
     """These endpoints took a delivery: what failed before counts no more."""
+    if not ids:
+        return
     failing = or_(col(SubscriptionRow.failing_since).is_not(None), col(SubscriptionRow.dead_in_row) > 0)
     query = select(SubscriptionRow.id).where(col(SubscriptionRow.id).in_(sorted(ids)), failing)
     mine = sorted(tx.session.exec(query.order_by(col(SubscriptionRow.id)).with_for_update()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, Index, LargeBinary, MetaData, UniqueConstraint
+from sqlalchemy import JSON, Index, LargeBinary, MetaData, UniqueConstraint, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, SQLModel
 
@@ -13,6 +13,7 @@ from finery_contracts.notifications import DeliveryAttempt, DeliveryView, Subscr
 from finery_kit.columns import UtcText
 
 NOTIFIER_METADATA = MetaData()
+WAITING = text("state = 'waiting'")
 
 
 class _Table(SQLModel, registry=registry(metadata=NOTIFIER_METADATA)):
@@ -85,8 +86,9 @@ class DeliveryRow(_Table, table=True):
     __tablename__ = "delivery"  # pyright: ignore[reportAssignmentType]
     __table_args__ = (
         UniqueConstraint("subscription_id", "event_id"),
-        Index("delivery_turn", "state", "due_at", "endpoint"),
-        Index("delivery_of_noun", "subscription_id", "noun", "state"),
+        # What is over leaves these: settling a delivery writes no index anew.
+        Index("delivery_waiting", "due_at", "endpoint", sqlite_where=WAITING, postgresql_where=WAITING),
+        Index("delivery_waiting_noun", "subscription_id", "noun", sqlite_where=WAITING, postgresql_where=WAITING),
     )
     id: str = Field(primary_key=True)
     project: str
