@@ -3,10 +3,11 @@
 ``ratio``: deliveries a second that the courier claims from its table, signs, posts and settles durably with a line in
 the delivery log (SQLite, sync full), against a bare loop that signs and posts the same body with aiohttp, keeping its
 connections. Same payload, same endpoints (several ports of one listener in another process), as many side by side. The
-rows lie in the table when the clock starts; writing them belongs to hearing facts, which is measured elsewhere.
+rows lie in the table when the clock starts; writing them belongs to hearing facts, which is measured elsewhere. No
+tracing on either side: the rows have no cause.
 
-``isolation``: p99 of the time from a fact being stored to its arrival at healthy endpoints, with one in twenty endpoints
-hanging, against the same without; facts come at a steady rate that leaves the machine room.
+``isolation``: p99 of the time from a fact being stored to its arrival at healthy endpoints, with one in twenty
+endpoints hanging, against the same without; facts come at a steady rate that leaves the machine room.
 """
 
 from __future__ import annotations

@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from types import SimpleNamespace
+from typing import NamedTuple
 
 import aiohttp
 from standardwebhooks import Webhook
@@ -38,7 +38,26 @@ READ_BUFFER_BYTES = 16 * 1024
 KEPT_BODY_BYTES = 4096
 KEPT_HEADERS, KEPT_HEADER_CHARS = 40, 512
 IDLE_S = 15.0
+REMEMBERED = 10_000
 MASKED = {"webhook-signature", "list-unsubscribe", "set-cookie", "set-cookie2", "authorization", "cookie"}
+
+
+class _Request(NamedTuple):
+    """One request of an attempt, and when it began."""
+
+    method: str
+    url: str
+    headers: dict[str, str]
+    body: bytes | None
+    began: float
+
+    @property
+    def age_s(self) -> float:
+        return time.monotonic() - self.began
+
+    def failed(self, error: str) -> Outcome:
+        """It got no answer."""
+        return Outcome(error=error, duration_s=self.age_s, request_headers=shown_headers(self.headers))
 
 
 @dataclass(frozen=True)
@@ -63,16 +82,15 @@ class WebhookMail:
         self._resolver: GuardedResolver | None = None
         self._kept: aiohttp.ClientSession | None = None
         self._fresh: aiohttp.ClientSession | None = None
+        self._answered = dict[URL, float]()
 
     async def open(self) -> None:
         """Make the sessions: no DNS cache, no proxy from the environment, no cookies."""
         self._resolver = GuardedResolver(self._allow, lookup=self._lookup)
-        trace = aiohttp.TraceConfig()
-        trace.on_connection_reuseconn.append(_note_reuse)
         self._kept = self._session(aiohttp.TCPConnector(
             limit=0, keepalive_timeout=IDLE_S, use_dns_cache=False, resolver=self._resolver,
             socket_factory=guarded_sockets(self._allow),
-        ), trace)  # fmt: skip
+        ))  # fmt: skip
         self._fresh = self._session(aiohttp.TCPConnector(
             limit=0, force_close=True, use_dns_cache=False, resolver=self._resolver,
             socket_factory=guarded_sockets(self._allow),
@@ -94,45 +112,56 @@ class WebhookMail:
                 return answer
         return await self._timed("POST", parcel.url, signed_headers(parcel, datetime.now(UTC)), parcel.body)
 
-    def _session(self, connector: aiohttp.TCPConnector, *traces: aiohttp.TraceConfig) -> aiohttp.ClientSession:
+    def _session(self, connector: aiohttp.TCPConnector) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False,
             timeout=aiohttp.ClientTimeout(total=None), read_bufsize=READ_BUFFER_BYTES, trust_env=False,
-            headers={"User-Agent": "Finery-Webhooks/1"}, trace_configs=list(traces),
+            headers={"User-Agent": "Finery-Webhooks/1"},
         )  # fmt: skip
 
     async def _timed(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Outcome:
         """Everything together, from the lookup to the last byte of the answer, has ``timeout_s``."""
-        began = time.monotonic()
+        request = _Request(method, url, headers, body, time.monotonic())
         try:
             async with asyncio.timeout(self._timeout_s):
-                outcome = await self._request(method, url, headers, body)
+                return await self._request(request)
         except TimeoutError:
-            outcome = Outcome(error=f"no whole answer within {self._timeout_s:g} s")
-        return replace(outcome, duration_s=time.monotonic() - began, request_headers=shown_headers(headers))
+            return request.failed(f"no whole answer within {self._timeout_s:g} s")
 
-    async def _request(self, method: str, url: str, headers: dict[str, str], body: bytes | None) -> Outcome:
+    async def _request(self, request: _Request) -> Outcome:
         if self._kept is None or self._fresh is None:
             raise Unavailable("the way out is closed: the service is stopping")
-        used = SimpleNamespace(reused=False)
         try:
-            target = URL(url, encoded=True)
+            target = URL(request.url, encoded=True)
             await self._check_again(target)
+            origin = target.origin()
             try:
-                return await _exchange(self._kept, method, target, headers, body, used)
+                outcome = await _exchange(self._kept, target, request)
             except (aiohttp.ServerDisconnectedError, aiohttp.ClientOSError) as fault:
                 # It closed an idle connection at the moment we used it: that is no failure of the endpoint.
-                if not used.reused or isinstance(fault, aiohttp.ClientConnectorError):
+                if isinstance(fault, aiohttp.ClientConnectorError) or not self._may_be_kept(origin):
                     raise
-            return await _exchange(self._fresh, method, target, headers, body, used)
+                self._answered.pop(origin, None)
+                outcome = await _exchange(self._fresh, target, request)
+            self._remember(origin)
+            return outcome
         except aiohttp.ClientConnectorError as fault:
-            return Outcome(error=_connect_fault(fault.os_error))
+            return request.failed(_connect_fault(fault.os_error))
         except TimeoutError:
             raise
         except OSError as fault:
-            return Outcome(error=_connect_fault(fault))
+            return request.failed(_connect_fault(fault))
         except (aiohttp.ClientError, ValueError) as fault:
-            return Outcome(error=f"the connection failed: {type(fault).__name__}")
+            return request.failed(f"the connection failed: {type(fault).__name__}")
+
+    def _may_be_kept(self, origin: URL) -> bool:
+        """Whether it answered so lately that the connection may have been an old one."""
+        return time.monotonic() - self._answered.get(origin, float("-inf")) <= IDLE_S + self._timeout_s
+
+    def _remember(self, origin: URL) -> None:
+        self._answered[origin] = time.monotonic()
+        if len(self._answered) > REMEMBERED:
+            self._answered.clear()
 
     async def _check_again(self, url: URL) -> None:
         """What a name stands for now is judged for every attempt, also where a connection is kept.
@@ -145,23 +174,23 @@ class WebhookMail:
             await self._resolver.resolve(host, url.port or 0)
 
 
-async def _exchange(
-    session: aiohttp.ClientSession, method: str, url: URL, headers: dict[str, str], body: bytes | None,
-    used: SimpleNamespace,
-) -> Outcome:  # fmt: skip
+async def _exchange(session: aiohttp.ClientSession, url: URL, request: _Request) -> Outcome:
     async with session.request(
-        method, url, headers=headers, data=body, allow_redirects=False, trace_request_ctx=used
+        request.method, url, headers=request.headers, data=request.body, allow_redirects=False
     ) as answer:
-        head = bytearray()
-        while len(head) < KEPT_BODY_BYTES and (part := await answer.content.read(KEPT_BODY_BYTES - len(head))):
-            head += part
-        if not answer.content.at_eof():
+        content = answer.content
+        head = await content.read(KEPT_BODY_BYTES) if not content.at_eof() else b""
+        while not content.at_eof() and len(head) < KEPT_BODY_BYTES:
+            head += await content.read(KEPT_BODY_BYTES - len(head))
+        if not content.at_eof():
             answer.close()  # the rest is not wanted
+        later = answer.headers.get("Retry-After")
         return Outcome(
             status=answer.status,
-            retry_after_s=_retry_after_s(answer.headers.get("Retry-After"), datetime.now(UTC)),
-            agreed=method == "OPTIONS" and _agrees(answer),
-            answer_headers=shown_headers(answer.headers), answer_body=bytes(head),
+            retry_after_s=_retry_after_s(later, datetime.now(UTC)) if later is not None else None,
+            agreed=request.method == "OPTIONS" and _agrees(answer),
+            duration_s=request.age_s, request_headers=shown_headers(request.headers),
+            answer_headers=shown_headers(answer.headers), answer_body=head,
         )  # fmt: skip
 
 
@@ -192,10 +221,6 @@ def shown_headers(headers: Mapping[str, str]) -> dict[str, str]:
         name: "***" if name.lower() in MASKED else value[:KEPT_HEADER_CHARS]
         for name, value in list(headers.items())[:KEPT_HEADERS]
     }
-
-
-async def _note_reuse(_session: object, context: SimpleNamespace, _params: object) -> None:
-    context.trace_request_ctx.reused = True
 
 
 def _agrees(answer: aiohttp.ClientResponse) -> bool:

@@ -12,7 +12,7 @@ import contextlib
 import logging
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
@@ -78,6 +78,7 @@ class Courier:
         self._wake = asyncio.Event()
         self._flights: dict[asyncio.Task[None], tuple[Parcel, float]] = {}
         self._ready = deque[tuple[Parcel, float]]()
+        self._free, self._busy = 0, Counter[str]()
         self._ended: list[Ended] = []
         self._stopping = False
 
@@ -106,29 +107,30 @@ class Courier:
             self._ended += ended
             return BREATHE_S
         self._ready.extend((parcel, now) for parcel in parcels)
-        self._take_off()
+        self._take_off(self._room(time.monotonic()))
         return wait_s
 
-    def _take_off(self) -> None:
-        """Start what was claimed, as far as there is room at once; one that waited too long is left to its lease."""
+    def _take_off(self, room: Room) -> None:
+        """Start what was claimed, as far as there is room; one that waited too long is left to its lease."""
+        self._free, self._busy = room.free, room.busy
+        self._start()
+
+    def _start(self) -> None:
         now = time.monotonic()
-        room = self._room(now)
-        later = deque[tuple[Parcel, float]]()
-        free, busy = room.free, room.busy
-        while self._ready and free > 0:
+        for _ in range(len(self._ready)):
+            if self._free <= 0:
+                return
             parcel, claimed = self._ready.popleft()
             if now - claimed > READY_S:
                 continue
-            if busy[parcel.endpoint] >= self._lanes.limit(parcel.endpoint):
-                later.append((parcel, claimed))
+            if self._busy[parcel.endpoint] >= self._lanes.limit(parcel.endpoint):
+                self._ready.append((parcel, claimed))
                 continue
-            busy[parcel.endpoint] += 1
-            free -= 1
+            self._busy[parcel.endpoint] += 1
+            self._free -= 1
             flight = asyncio.create_task(self._attempt(parcel), name=parcel.delivery)
             self._flights[flight] = parcel, now
             flight.add_done_callback(self._landed)
-        later.extend(self._ready)
-        self._ready = later
 
     def _room(self, now: float) -> Room:
         return self._lanes.room(Flight(parcel.endpoint, now - began) for parcel, began in self._flights.values())
@@ -207,18 +209,22 @@ class Courier:
         self._ended.append(Ended(parcel, outcome, self._database.now()))
 
     async def _send(self, parcel: Parcel) -> Outcome:
-        host = urlsplit(parcel.endpoint).hostname or ""
-        about: Mapping[str, str | int] = {
-            "server.address": host, "delivery": parcel.delivery, "attempt": parcel.number
-        }  # fmt: skip
-        name = f"{parcel.channel} POST {host}" if parcel.channel == "webhook" else f"{parcel.channel} send"
-        with span_from(parcel.traceparent, "notifier", name, kind=SpanKind.CLIENT, **about) as span:
+        if parcel.traceparent is None:  # no cause, no trace
             outcome = await self._sent(parcel)
-            span.set_attributes({"http.response.status_code": outcome.status or 0, "delivered": outcome.delivered})
+        else:
+            outcome = await self._traced(parcel, parcel.traceparent)
         level = logging.DEBUG if outcome.delivered else logging.INFO
         if log.isEnabledFor(level):
-            told = {"status": outcome.status, "error": outcome.error}
-            log.log(level, "delivery_attempt", extra={**about, "channel": parcel.channel, **told})
+            told = {"status": outcome.status, "error": outcome.error, "channel": parcel.channel}
+            log.log(level, "delivery_attempt", extra=_about(parcel) | told)
+        return outcome
+
+    async def _traced(self, parcel: Parcel, cause: str) -> Outcome:
+        about = _about(parcel)
+        name = f"webhook POST {about['server.address']}" if parcel.channel == "webhook" else f"{parcel.channel} send"
+        with span_from(cause, "notifier", name, kind=SpanKind.CLIENT, **about) as span:
+            outcome = await self._sent(parcel)
+            span.set_attributes({"http.response.status_code": outcome.status or 0, "delivered": outcome.delivered})
         return outcome
 
     async def _sent(self, parcel: Parcel) -> Outcome:
@@ -232,9 +238,16 @@ class Courier:
         parcel, _ = self._flights.pop(flight)
         if not flight.cancelled() and flight.exception() is not None:
             log.error("attempt_broke", extra={"delivery": parcel.delivery, "error": repr(flight.exception())})
+        self._busy[parcel.endpoint] -= 1
+        self._free += 1  # too many for one that was late, until the next turn counts again
         if self._ready and not self._stopping:
-            self._take_off()
+            self._start()
         self.wake()
+
+
+def _about(parcel: Parcel) -> dict[str, str | int]:
+    host = urlsplit(parcel.endpoint).hostname or ""
+    return {"server.address": host, "delivery": parcel.delivery, "attempt": parcel.number}
 
 
 def _parcel(tx: Transaction, delivery: Due, subscription: SubscriptionRow, public_url: str) -> Parcel:

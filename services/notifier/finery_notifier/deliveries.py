@@ -85,15 +85,19 @@ def claim_due(
     return _taken(tx, mine, tx.now + timedelta(seconds=lease_s))
 
 
-_DUE = [getattr(DeliveryRow, field.name) for field in fields(Due)]
+# Statements that are the same every time are built once: building them costs more than running them.
+_THESE = col(DeliveryRow.id).in_(bindparam("ids", expanding=True))
+_ONE_MORE = col(DeliveryRow.version) + 1
+_TAKE = update(DeliveryRow).where(_THESE).values(due_at=bindparam("until"), version=_ONE_MORE)
+_TAKEN = sql_select(*(getattr(DeliveryRow, field.name) for field in fields(Due))).where(_THESE)
 
 
 def _taken(tx: Transaction, ids: Sequence[str], until: datetime) -> list[tuple[Due, SubscriptionRow]]:
     if not ids:
         return []
-    connection, mine = tx.session.connection(), col(DeliveryRow.id).in_(ids)
-    connection.execute(update(DeliveryRow).where(mine).values(due_at=until, version=col(DeliveryRow.version) + 1))
-    found = [Due(*row) for row in connection.execute(sql_select(*_DUE).where(mine))]
+    connection = tx.session.connection()
+    connection.execute(_TAKE, {"ids": ids, "until": until})
+    found = [Due(*row) for row in connection.execute(_TAKEN, {"ids": ids})]
     wanted = select(SubscriptionRow).where(col(SubscriptionRow.id).in_({due.subscription_id for due in found}))
     subscriptions = {row.id: row for row in tx.session.exec(wanted.execution_options(populate_existing=True))}
     order = {delivery_id: place for place, delivery_id in enumerate(ids)}
@@ -140,14 +144,23 @@ class AtHand(NamedTuple):
     last_status: int | None
 
 
-_AT_HAND = [getattr(DeliveryRow, name) for name in AtHand._fields]
+_AT_HAND = (
+    sql_select(*(getattr(DeliveryRow, name) for name in AtHand._fields))
+    .where(_THESE).order_by(col(DeliveryRow.id)).with_for_update()
+)  # fmt: skip
+_ARRIVED = (
+    update(DeliveryRow).where(_THESE).values(
+        state="delivered", due_at=bindparam("now"), delivered_at=bindparam("now"), last_status=bindparam("status"),
+        last_error=None, version=_ONE_MORE, attempts=col(DeliveryRow.attempts) + 1,
+    )
+)  # fmt: skip
+_LOG = insert(AttemptRow)
 
 
 def at_hand(tx: Transaction, ids: Collection[str]) -> dict[str, AtHand]:
     """The rows whose attempts ended, locked."""
     tx.session.flush()
-    query = sql_select(*_AT_HAND).where(col(DeliveryRow.id).in_(sorted(ids))).order_by(col(DeliveryRow.id))
-    found = tx.session.connection().execute(query.with_for_update())
+    found = tx.session.connection().execute(_AT_HAND, {"ids": list(ids)})
     return {row[0]: AtHand(*row) for row in found}
 
 
@@ -169,18 +182,13 @@ def change(tx: Transaction, changes: Sequence[dict[str, Any]]) -> None:
 
 def arrived(tx: Transaction, ids: Collection[str], status: int | None) -> None:
     """These were delivered now; one statement for all of them."""
-    tx.session.connection().execute(
-        update(DeliveryRow).where(col(DeliveryRow.id).in_(sorted(ids))).values(
-            state="delivered", due_at=tx.now, delivered_at=tx.now, last_status=status, last_error=None,
-            version=col(DeliveryRow.version) + 1, attempts=col(DeliveryRow.attempts) + 1,
-        )
-    )  # fmt: skip
+    tx.session.connection().execute(_ARRIVED, {"ids": list(ids), "now": tx.now, "status": status})
 
 
 def keep_log(tx: Transaction, attempts: Sequence[dict[str, Any]]) -> None:
     """How each attempt went."""
     if attempts:
-        tx.session.connection().execute(insert(AttemptRow), list(attempts))
+        tx.session.connection().execute(_LOG, list(attempts))
 
 
 def hasten(tx: Transaction, subscription_id: str) -> None:
