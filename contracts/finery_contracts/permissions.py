@@ -49,12 +49,16 @@ HEARS: dict[str, tuple[Durable, ...]] = {
     "billing-meter": (Durable.BILLING_METER,),
 }
 ASKS: dict[str, tuple[str, ...]] = {
-    "studio": tuple(f"finery.rpc.{owner}.>" for owner in ANSWERS),
+    "studio": (
+        *(f"finery.rpc.{owner}.>" for owner in ANSWERS if owner != "studio"),
+        # Of its own replicas it asks no more than that they refill the bus.
+        rpc_subject("studio", "rebuild"), rpc_subject("studio", "rebuild.state"),
+    ),
     "gateway": (rpc_subject("studio", "servable"), rpc_subject("deployer", "wake"), rpc_subject("deployer", "get")),
     "notifier": (rpc_subject("studio", "events"),),
     "billing-meter": (rpc_subject("studio", "events"),),
     **{worker: (rpc_subject("studio", "claim"), rpc_subject("studio", "heartbeat")) for worker in WORKERS},
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
