@@ -78,6 +78,7 @@ class Database:
         self._units: queue.SimpleQueue[_Unit | None] = queue.SimpleQueue()
         self._writer: threading.Thread | None = None
         self._door = threading.Lock()  # so that nothing is handed in behind the writer's back
+        self._held = set[Connection]()
 
     def open(self) -> None:
         """Make the tables and columns that are missing and start the writer."""
@@ -98,6 +99,8 @@ class Database:
         if writer is not None:
             writer.join(timeout=30)
         self._pool.shutdown()
+        for held in self._held.copy():  # by somebody who was cancelled and had no more time to give it back
+            held.close()
         self._engine.dispose()
 
     def now(self) -> datetime:
@@ -152,14 +155,25 @@ class Database:
         finally:  # whoever was cancelled while taking still gives back
             held = await taking
             if held is not None:
-                await loop.run_in_executor(self._pool, _give_back, held, key)
+                await loop.run_in_executor(self._pool, self._give_back, held, key)
 
     def _take(self, key: int) -> Connection | None:
         connection = self._engine.connect().execution_options(isolation_level="AUTOCOMMIT")
         if connection.scalar(text("select pg_try_advisory_lock(:key)"), {"key": key}):
+            self._held.add(connection)
             return connection
         connection.close()
         return None
+
+    def _give_back(self, held: Connection, key: int) -> None:
+        try:
+            held.execute(text("select pg_advisory_unlock(:key)"), {"key": key})
+        except DBAPIError as fault:  # the connection was cut, and the lock ended with it
+            log.warning("lock_was_lost", extra={"key": key, "error": repr(fault)})
+            held.invalidate()
+        finally:
+            held.close()
+            self._held.discard(held)
 
     def _write_one(self, work: Callable[[Transaction], T], context: contextvars.Context) -> T:
         with SqlModelSession(self._engine, expire_on_commit=False) as session:
@@ -228,16 +242,6 @@ def _run_all(actions: list[Callable[[], None]]) -> None:
 def _in_transaction(session: SqlModelSession) -> bool:
     """SQLite may end the whole transaction by itself (disk full): the driver's commit then passes for a success."""
     return bool(getattr(session.connection().connection, "in_transaction", False))
-
-
-def _give_back(held: Connection, key: int) -> None:
-    try:
-        held.execute(text("select pg_advisory_unlock(:key)"), {"key": key})
-    except DBAPIError as fault:  # the connection was cut, and the lock ended with it
-        log.warning("lock_was_lost", extra={"key": key, "error": repr(fault)})
-        held.invalidate()
-    finally:
-        held.close()
 
 
 def _sqlite_engine(url: str) -> Engine:

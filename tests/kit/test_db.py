@@ -273,3 +273,17 @@ async def test_a_lock_whose_connection_was_cut_is_free_again(database: Database)
 
     async with database.alone(7) as free:
         assert free
+
+
+@ON_POSTGRES
+async def test_closing_gives_back_a_lock_that_is_still_held(database: Database, database_url: str):
+    other = Database(database_url, METADATA)
+    other.open()
+    holding = other.alone(7)
+    assert await holding.__aenter__()
+    other.close()
+
+    async with database.alone(7) as free:
+        assert free
+    with pytest.raises(RuntimeError, match="shutdown"):
+        await holding.__aexit__(None, None, None)
