@@ -28,6 +28,7 @@ from finery_kit.telemetry import current_traceparent, span_from
 
 log = logging.getLogger("finery.delivery")
 PAGE = 200
+PAGES = 50  # then another replica may have its turn
 POLL_S = 0.25
 ACK_TIMEOUT_S = 5.0
 
@@ -52,7 +53,7 @@ class Relay:
         while True:
             self._wake.clear()
             try:
-                while await self.publish_page():
+                while await self.publish_waiting():
                     self.backlog = await self._database.read(_backlog)
                 self.failing_since, self.backlog = None, 0
             except Exception as fault:  # the bus is away, full or slow: what is unpublished stays so
@@ -66,19 +67,30 @@ class Relay:
                 async with asyncio.timeout(POLL_S):
                     await self._wake.wait()
 
-    async def publish_page(self) -> bool:
-        """Publish the next rows; True when there may be more.
+    async def publish_waiting(self) -> bool:
+        """Publish what waits, and what comes meanwhile; True when it was so much that there may be more.
 
         Raises:
             Exception: what kept a row from being acknowledged; the rows that were are marked.
         """
         async with self._database.alone(LOCK_RELAY) as alone:
-            rows = await self._database.read(_unpublished) if alone else []
-            for run in _runs(rows):
-                await self._publish_run(run)
-        return len(rows) == PAGE
+            if not alone:
+                return False
+            marks, last = _Marks(self._database), 0
+            try:
+                for _ in range(PAGES):
+                    # From the last one on: the marks of what went before it may still be on their way to the disk.
+                    rows = await self._database.read(partial(_unpublished, after=last))
+                    for run in _runs(rows):
+                        await self._publish_run(run, marks)
+                    if not rows or marks.failed:
+                        return False
+                    last = rows[-1].seq or last
+            finally:
+                await marks.finish()
+        return True
 
-    async def _publish_run(self, rows: Sequence[OutboxRow]) -> None:
+    async def _publish_run(self, rows: Sequence[OutboxRow], marks: _Marks) -> None:
         acks: list[asyncio.Future[Any]] = []
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):  # an acknowledgement that was cut off never comes
@@ -90,8 +102,7 @@ class Relay:
             stored = [row.seq for row, ack in zip(rows, acks, strict=False) if _is_stored(ack)]
             for ack in acks:
                 ack.cancel()  # gives its place among the pending ones back
-            if stored:
-                await self._database.write(partial(_mark, seqs=stored))
+            marks.add(stored)
         for ack in acks:
             ack.result()
 
@@ -102,6 +113,36 @@ class Relay:
             return await self._jetstream.publish_async(  # pyright: ignore[reportUnknownMemberType]
                 row.bus_subject, row.body, stream=EVENTS.name, headers=headers
             )
+
+
+class _Marks:
+    """Rows that the bus has, on their way to being marked: written while the next ones are being published."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._waiting: list[int | None] = []
+        self._writing: asyncio.Task[None] | None = None
+
+    def add(self, seqs: Sequence[int | None]) -> None:
+        self._waiting.extend(seqs)
+        if self._waiting and (self._writing is None or self._writing.done()) and not self.failed:
+            self._writing = asyncio.create_task(self._write())
+
+    @property
+    def failed(self) -> bool:
+        """The database did not take one; ``finish`` says why."""
+        writing = self._writing
+        return writing is not None and writing.done() and not writing.cancelled() and writing.exception() is not None
+
+    async def finish(self) -> None:
+        """All are written, or: why not."""
+        if self._writing is not None:
+            await self._writing
+
+    async def _write(self) -> None:
+        while self._waiting:
+            seqs, self._waiting = self._waiting, []
+            await self._database.write(partial(_mark, seqs=seqs))
 
 
 def _runs(rows: Sequence[OutboxRow]) -> Iterator[Sequence[OutboxRow]]:
@@ -133,6 +174,6 @@ def _backlog(session: Session) -> int:
     return session.exec(select(func.count()).where(col(OutboxRow.published).is_(False))).one()
 
 
-def _unpublished(session: Session) -> list[OutboxRow]:
-    query = select(OutboxRow).where(col(OutboxRow.published).is_(False)).order_by(col(OutboxRow.seq)).limit(PAGE)
-    return list(session.exec(query))
+def _unpublished(session: Session, after: int) -> list[OutboxRow]:
+    waiting = select(OutboxRow).where(col(OutboxRow.published).is_(False), col(OutboxRow.seq) > after)
+    return list(session.exec(waiting.order_by(col(OutboxRow.seq)).limit(PAGE)))

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import admission, hot, meter, submit, up
+from tests.bench import admission, commit, hot, meter, submit, up, webhooks
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,18 @@ def _hot() -> list[Figure]:
     return [Figure("event_handler_ratio", hot.measure(), 0.8, floor=True)]
 
 
+def _commit() -> list[Figure]:
+    return [Figure("commit_to_consumer_p99_ms", commit.measure(), commit.GOAL_MS)]
+
+
+def _webhook_ratio() -> list[Figure]:
+    return [Figure("webhook_ratio", webhooks.ratio(), 0.7, floor=True)]
+
+
+def _webhook_isolation() -> list[Figure]:
+    return [Figure("webhook_isolation", webhooks.isolation(), 1.2)]
+
+
 def _meter() -> list[Figure]:
     return [Figure("meter_ratio", meter.measure(), 0.5, floor=True)]
 
@@ -62,8 +74,11 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "up_memory_mb": _up,
     "submit_to_engine_ms": _submit,
     "event_handler_ratio": _hot,
+    "commit_to_consumer_p99_ms": _commit,
     "admission_decision_ms": _admission,
     "meter_ratio": _meter,
+    "webhook_ratio": _webhook_ratio,
+    "webhook_isolation": _webhook_isolation,
 }
 
 

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import json
-import subprocess
-import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-import nats
 import pytest
 from nats.aio.client import Client
-from sqlmodel import col, select
+from sqlmodel import select
 
 from finery_contracts.access import ProjectCreated, ProjectView
 from finery_contracts.envelope import Event
-from finery_contracts.errors import TooLarge
+from finery_contracts.errors import TooLarge, Unavailable
 from finery_contracts.ids import new_id
 from finery_contracts.streams import EVENTS, MAX_FACT_BYTES
 from finery_kit import relay as relaying
@@ -25,29 +20,7 @@ from finery_kit.bus import apply_once
 from finery_kit.bus_init import bus_init
 from finery_kit.db import Database, Transaction
 from finery_kit.delivery import DELIVERY_METADATA, OutboxRow, Relay, emit, events_since
-from finery_kit.nats_server import nats_binary
-from finery_kit.ports import free_port
-from finery_kit.postgres_server import PostgresServer
-from finery_kit.testing import nats_server
-
-
-class Broker:
-    """A nats-server that can be killed as by a power cut of its process, and started again on the same files."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder, self._port = folder, free_port()
-        self.url = f"nats://127.0.0.1:{self._port}"
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        command = [str(nats_binary()), "-a", "127.0.0.1", "-p", str(self._port), "-js", "-sd", str(self._folder)]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-
-    def kill(self) -> None:
-        if self._process is not None:
-            self._process.kill()
-            self._process.wait(timeout=10)
-            self._process = None
+from tests.kit.delivery_rig import Broker, connected, outbox, say, stored, until_published
 
 
 @pytest.fixture
@@ -58,65 +31,12 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
     made.kill()
 
 
-@pytest.fixture(scope="module")
-def shared_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with nats_server(tmp_path_factory.mktemp("nats")) as url:
-        yield url
-
-
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
     made = Database(database_url, DELIVERY_METADATA)
     made.open()
     yield made
     made.close()
-
-
-async def quiet(_fault: Exception) -> None:
-    """Reconnecting is what these tests are about."""
-
-
-@contextlib.asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Client]:
-    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=quiet)
-    try:
-        yield client
-    finally:
-        await client.close()
-
-
-@pytest.fixture
-async def client(shared_url: str) -> AsyncIterator[Client]:
-    async with connected(shared_url) as made:
-        await bus_init(made)
-        await made.jetstream().purge_stream(EVENTS.name)
-        yield made
-
-
-def say(tx: Transaction, project: str, version: int) -> Event:
-    data = ProjectView(id=project, name="p", version=version, created_at=tx.now)
-    return emit(tx, ProjectCreated, project, project=project, version=version, data=data)
-
-
-async def outbox(database: Database) -> list[OutboxRow]:
-    return await database.read(lambda session: list(session.exec(select(OutboxRow).order_by(col(OutboxRow.seq)))))
-
-
-async def stored(client: Client) -> list[tuple[str, int, str]]:
-    """Everything in EVENTS in its order: noun id, version, message id."""
-    jetstream = client.jetstream()
-    state = (await jetstream.stream_info(EVENTS.name)).state
-    found: list[tuple[str, int, str]] = []
-    for seq in range(state.first_seq, state.last_seq + 1):
-        message = await jetstream.get_msg(EVENTS.name, seq)
-        body = json.loads(message.data or b"")
-        found.append((body["data"]["id"], body["nounversion"], (message.headers or {})["Nats-Msg-Id"]))
-    return found
-
-
-async def until_published(database: Database) -> None:
-    while not all(row.published for row in await outbox(database)):
-        await asyncio.sleep(0.02)
 
 
 async def test_a_fact_is_stored_only_with_the_change_it_tells_of(database: Database):
@@ -140,7 +60,7 @@ async def test_facts_are_published_in_order_once_and_their_rows_are_kept_and_mar
     await database.write(three_facts)
     relay = Relay(database, client.jetstream(), "test")
 
-    assert await relay.publish_page() is False
+    assert await relay.publish_waiting() is False
     rows = await outbox(database)
 
     assert [row.published for row in rows] == [True] * 6
@@ -149,7 +69,7 @@ async def test_facts_are_published_in_order_once_and_their_rows_are_kept_and_mar
 
 async def test_the_bytes_on_the_bus_are_the_bytes_of_the_outbox(database: Database, client: Client):
     await database.write(lambda tx: say(tx, "proj_1", 1))
-    await Relay(database, client.jetstream(), "test").publish_page()
+    await Relay(database, client.jetstream(), "test").publish_waiting()
 
     (row,) = await outbox(database)
     message = await client.jetstream().get_last_msg(EVENTS.name, row.bus_subject)
@@ -160,14 +80,14 @@ async def test_the_bytes_on_the_bus_are_the_bytes_of_the_outbox(database: Databa
 async def test_a_fact_whose_mark_was_lost_is_not_on_the_bus_twice(database: Database, client: Client):
     await database.write(lambda tx: say(tx, "proj_1", 1))
     relay = Relay(database, client.jetstream(), "test")
-    await relay.publish_page()
+    await relay.publish_waiting()
 
     def forget(tx: Transaction) -> None:
         for row in tx.session.exec(select(OutboxRow)):
             row.published = False
 
     await database.write(forget)
-    await relay.publish_page()
+    await relay.publish_waiting()
 
     assert len(await stored(client)) == 1
     assert [row.published for row in await outbox(database)] == [True]
@@ -215,7 +135,7 @@ async def test_the_largest_fact_there_may_be_reaches_the_bus(database: Database,
     rest = len((await database.write(lambda tx: largest(tx, 0))).model_dump_json())
     await database.write(lambda tx: largest(tx, MAX_FACT_BYTES - rest))
 
-    await Relay(database, client.jetstream(), "test").publish_page()
+    await Relay(database, client.jetstream(), "test").publish_waiting()
 
     assert [(row.published, len(row.body)) for row in await outbox(database)][1] == (True, MAX_FACT_BYTES)
 
@@ -239,9 +159,9 @@ async def test_an_acknowledgement_that_never_comes_does_not_stop_the_relay_for_e
     relay = Relay(database, jetstream, "test")
 
     with pytest.raises(TimeoutError):
-        await relay.publish_page()
+        await relay.publish_waiting()
     assert lost[0].cancelled()
-    await relay.publish_page()
+    await relay.publish_waiting()
 
     assert [row.published for row in await outbox(database)] == [True, True]
 
@@ -317,59 +237,20 @@ async def test_the_log_of_a_project_is_read_from_a_place_on(database: Database):
 # --- Postgres: several replicas ---------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def replicas(postgres: PostgresServer) -> Iterator[tuple[Database, Database]]:
-    with postgres.fresh() as url:
-        made = (Database(url, DELIVERY_METADATA), Database(url, DELIVERY_METADATA))
-        for database in made:
-            database.open()
-        yield made
-        for database in made:
-            database.close()
-
-
-async def test_of_two_relays_one_publishes_while_the_other_waits(
-    replicas: tuple[Database, Database], client: Client, monkeypatch: pytest.MonkeyPatch
+async def test_what_cannot_be_marked_is_said_again_and_stored_once(
+    database: Database, client: Client, monkeypatch: pytest.MonkeyPatch
 ):
-    one, two = replicas
-    await one.write(lambda tx: [say(tx, f"proj_{n}", 1) for n in range(10)])
-    jetstream = client.jetstream()
-    real = jetstream.publish_async
-    publishing, go_on = asyncio.Event(), asyncio.Event()
+    await database.write(lambda tx: [say(tx, f"proj_{n}", 1) for n in range(3)])
+    relay, write = Relay(database, client.jetstream(), "test"), database.write
 
-    async def slow(*args, **kwargs):
-        publishing.set()
-        await go_on.wait()
-        return await real(*args, **kwargs)
+    async def away(_work: object) -> None:
+        raise Unavailable("the database is away")
 
-    monkeypatch.setattr(jetstream, "publish_async", slow)
-    first = asyncio.create_task(Relay(one, jetstream, "one").publish_page())
-    await asyncio.wait_for(publishing.wait(), 10)
+    monkeypatch.setattr(database, "write", away)
+    with pytest.raises(Unavailable):
+        await relay.publish_waiting()
+    monkeypatch.setattr(database, "write", write)
+    assert await relay.publish_waiting() is False
 
-    assert await Relay(two, client.jetstream(), "two").publish_page() is False
-    assert await stored(client) == []
-    go_on.set()
-    await first
-
-    assert [project for project, _, _ in await stored(client)] == [f"proj_{n}" for n in range(10)]
-
-
-async def test_a_later_fact_is_never_visible_before_an_earlier_one(replicas: tuple[Database, Database]):
-    one, two = replicas
-    held, go_on = threading.Event(), threading.Event()
-
-    def slow_commit(tx: Transaction) -> None:
-        say(tx, "proj_1", 1)
-        tx.before_commit.append(tx.session.flush)
-        tx.before_commit.append(lambda: (held.set(), go_on.wait(10)))
-
-    slow = asyncio.create_task(one.write(slow_commit))
-    await asyncio.to_thread(held.wait, 10)
-    quick = asyncio.create_task(two.write(lambda tx: say(tx, "proj_2", 1)))
-    done, _ = await asyncio.wait([quick], timeout=0.2)
-
-    assert not done
-    assert await outbox(one) == []
-    go_on.set()
-    await asyncio.gather(slow, quick)
-    assert [row.noun_id for row in await outbox(two)] == ["proj_1", "proj_2"]
+    assert len(await stored(client)) == 3
+    assert [row.published for row in await outbox(database)] == [True] * 3

@@ -57,7 +57,7 @@ async def publish_from_an_outbox(url: str, folder: Path) -> str:
         return data.id
 
     task_id = await database.write(say)
-    await Relay(database, client.jetstream(), "studio").publish_page()
+    await Relay(database, client.jetstream(), "studio").publish_waiting()
     await client.close()
     database.close()
     return task_id
