@@ -21,6 +21,26 @@ FILE = {"file": ("train.jsonl", b'{"messages": []}\n')}
 OTHER_FILE = {"file": ("train.jsonl", b'{"messages": [1]}\n')}
 
 
+WHEN, LATER = "2026-01-01T00:00:00Z", "2026-02-01T00:00:00Z"
+PRICE = {"seconds": 60, "hours": "0.016666667", "amount": "0.01"}
+BILLED: dict[str, dict[str, Any]] = {
+    "budget.create": {
+        "name": "month", "period": "month", "limit": "100", "currency": "EUR", "stop": False, "created_at": WHEN,
+        "created_by": "u", "version": 1,
+    },
+    "package.buy": {
+        "offer": "year", "flavour": "cpu", "hours": "10", "reset": "month", "price": "1", "currency": "EUR",
+        "low_percent": 10, "bought_at": WHEN, "bought_by": "u", "version": 1, "state": "active", "period": 0,
+        "starts_at": WHEN, "ends_at": LATER, "period_start": WHEN, "period_end": LATER, "used_hours": "0",
+        "left_hours": "10",
+    },
+    "estimate": {
+        "flavour": "cpu", "instances": 1, "per_hour": "1", "currency": "EUR", "low": PRICE, "expected": PRICE,
+        "high": PRICE,
+    },
+}  # fmt: skip
+
+
 @dataclass
 class Owner:
     """Owners of other nouns, as they answer: each wish once, by its key."""
@@ -31,7 +51,7 @@ class Owner:
 
     async def __call__(
         self, owner: str, verb: str, body: Any, answer: Any, *, actor: Actor, idempotency_key: str | None = None,
-        digest: str | None = None,
+        digest: str | None = None, timeout_s: float = 0,
     ) -> forward.Anything:  # fmt: skip
         if verb == "list":
             return forward.Anything({"data": [], "has_more": False})
@@ -45,6 +65,8 @@ class Owner:
         number = len(self.done)
         if verb == "rebuild":
             return {"owner": "studio", "running": True, "waiting": number}
+        if verb in BILLED:
+            return {**BILLED[verb], "id": f"{verb}_{number}", "project": actor.project}
         made = {"id": f"{verb}_{number}", "project": actor.project, "name": "chat", "secret": f"whsec_{number}"}
         view = {
             "model": "m", "model_name": "m", "state": "running", "qps": 1, "version": 1, "created_by": "u",
@@ -142,7 +164,7 @@ async def _event(studio: Rig) -> Sent:
     return Sent("/api/v1/inbound", {"json": event, "headers": headers}, other)
 
 
-SINCE, LATER = {"since": "2026-01-01T00:00:00Z"}, {"since": "2026-02-01T00:00:00Z"}
+SINCE, SINCE_LATER = {"since": WHEN}, {"since": LATER}
 POOL = {"name": "mine", "flavours": {"cpu": 1}}
 HOOK = {"topic": "jobs", "url": "https://example.com/hook"}
 MODEL = {"name": "mine", "source": {"gallery": GALLERY_MODEL}}
@@ -173,8 +195,11 @@ SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/api/v1/subscriptions": _json("/api/v1/subscriptions", HOOK, {**HOOK, "description": "other"}),
     "/api/v1/subscriptions/{ref}/enable": _plain("/api/v1/subscriptions/sub_1/enable", {}, {"json": {"other": 1}}),
     "/api/v1/subscriptions/{ref}/rotate": _json("/api/v1/subscriptions/sub_1/rotate", {}, {"overlap_s": 60}),
-    "/api/v1/subscriptions/{ref}/redeliver": _json("/api/v1/subscriptions/sub_1/redeliver", SINCE, LATER),
-    "/api/v1/subscriptions/{ref}/backfill": _json("/api/v1/subscriptions/sub_1/backfill", SINCE, LATER),
+    "/api/v1/subscriptions/{ref}/redeliver": _json("/api/v1/subscriptions/sub_1/redeliver", SINCE, SINCE_LATER),
+    "/api/v1/subscriptions/{ref}/backfill": _json("/api/v1/subscriptions/sub_1/backfill", SINCE, SINCE_LATER),
+    "/api/v1/budgets": _json("/api/v1/budgets", {"name": "month", "limit": 100}, {"name": "month", "limit": 200}),
+    "/api/v1/packages": _json("/api/v1/packages", {"offer": "year"}, {"offer": "other"}),
+    "/api/v1/estimates": _json("/api/v1/estimates", {"seconds": 60}, {"seconds": 90}),
     "/api/v1/deliveries/{ref}/redeliver": _plain("/api/v1/deliveries/dlv_1/redeliver", {}, {"json": {"other": 1}}),
 }
 

@@ -14,6 +14,7 @@ from finery_contracts.access import Actor, Role
 from finery_contracts.billing import Accounts, Bill, Cost, ExportPage, Verification
 from finery_contracts.budgets import BudgetPage, BudgetRequest, BudgetView
 from finery_contracts.estimates import Estimate, EstimateAsked
+from finery_contracts.model import Record
 from finery_contracts.packages import Offers, PackagePage, PackageRequest, PackageView
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.forward import Ask, Free, PageSize, carried_out
@@ -109,8 +110,10 @@ def _budgets(router: APIRouter, gate: Gate, ask: Ask) -> None:
 
     @router.post("/budgets", status_code=201)
     async def create_budget(body: BudgetRequest, wish: Wish = wisher) -> BudgetView:
-        made = await carried_out(gate, wish, lambda: ask.once(OWNER, "budget.create", body, wish))
-        return BudgetView.model_validate(made)
+        async def send() -> dict[str, Any]:
+            return _shown(BudgetView, await ask.once(OWNER, "budget.create", body, wish))
+
+        return BudgetView.model_validate(await carried_out(gate, wish, send))
 
     @router.delete("/budgets/{ref}")
     async def delete_budget(ref: str, actor: Actor = writer) -> BudgetView:
@@ -131,8 +134,10 @@ def _packages(router: APIRouter, gate: Gate, ask: Ask) -> None:
 
     @router.post("/packages", status_code=201)
     async def buy(body: PackageRequest, wish: Wish = wisher) -> PackageView:
-        bought = await carried_out(gate, wish, lambda: ask.once(OWNER, "package.buy", body, wish))
-        return PackageView.model_validate(bought)
+        async def send() -> dict[str, Any]:
+            return _shown(PackageView, await ask.once(OWNER, "package.buy", body, wish))
+
+        return PackageView.model_validate(await carried_out(gate, wish, send))
 
 
 def _estimates(router: APIRouter, gate: Gate, ask: Ask) -> None:
@@ -143,8 +148,17 @@ def _estimates(router: APIRouter, gate: Gate, ask: Ask) -> None:
         guess = duration_of(body)
         asked = {"flavour": body.flavour, "instances": body.instances, "pool": body.pool}
         asked |= {"seconds": guess.seconds, "low_s": guess.low_s, "high_s": guess.high_s}
-        price = await ask(OWNER, "estimate", Free(asked), wish.actor)
-        return Estimate.model_validate({"duration": guess.model_dump(mode="json"), "price": price})
+
+        async def send() -> dict[str, Any]:
+            price = await ask(OWNER, "estimate", Free(asked), wish.actor)
+            return _shown(Estimate, {"duration": guess.model_dump(mode="json"), "price": price})
+
+        return Estimate.model_validate(await carried_out(gate, wish, send))
+
+
+def _shown(view: type[Record], answer: dict[str, Any]) -> dict[str, Any]:
+    """As it is answered now, and again under the same key."""
+    return view.model_validate(answer).model_dump(mode="json")
 
 
 __all__ = ["routes"]
