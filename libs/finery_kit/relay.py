@@ -174,6 +174,6 @@ def _backlog(session: Session) -> int:
     return session.exec(select(func.count()).where(col(OutboxRow.published).is_(False))).one()
 
 
-def _unpublished(session: Session, after: int) -> list[OutboxRow]:
+def _unpublished(session: Session, after: int = 0) -> list[OutboxRow]:
     waiting = select(OutboxRow).where(col(OutboxRow.published).is_(False), col(OutboxRow.seq) > after)
     return list(session.exec(waiting.order_by(col(OutboxRow.seq)).limit(PAGE)))
