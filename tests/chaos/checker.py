@@ -15,6 +15,7 @@ from tests.chaos.load import CHOSEN, TOPIC, Wish
 
 ENDED = ("succeeded", "failed", "terminated")
 BILLIONTH = Decimal("1e-9")
+GAPLESS = ("task/", "model/")
 
 
 @dataclass
@@ -92,7 +93,7 @@ def _wishes(wishes: Iterable[Wish], accepted: Mapping[str, str], tasks: Mapping[
 def _chains(history: History, verdict: Verdict) -> None:
     """Versions of a noun grow in the order of the log, and the last is what the list shows.
 
-    A task says every one of its versions; the others may change without a fact.
+    A task and a model say every one of their versions; the others may change without a fact.
     """
     versions: dict[str, list[int]] = defaultdict(list)
     for event in history.events:
@@ -100,7 +101,7 @@ def _chains(history: History, verdict: Verdict) -> None:
     for subject, seen in versions.items():
         if len(seen) != len(set(seen)):
             verdict.doubled.append(f"{subject} has a version twice: {seen}")
-        elif seen != sorted(seen) or (subject.startswith("task/") and seen != list(range(1, len(seen) + 1))):
+        elif seen != sorted(seen) or (subject.startswith(GAPLESS) and seen != list(range(1, len(seen) + 1))):
             verdict.lost.append(f"{subject} has versions {seen}")
     if history.places != sorted(set(history.places)):
         verdict.doubled.append(f"the log of {history.project} has a place twice")
