@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from finery.cli.command import Columns, Shell, command
-from finery_contracts.errors import Unavailable
-from finery_contracts.rebuild import RebuildPage
+
+if TYPE_CHECKING:
+    from finery_contracts.rebuild import RebuildPage
 
 group = typer.Typer(help="The bus of a running installation.", no_args_is_help=True)
 LOOK_S = 0.5
@@ -33,6 +34,8 @@ def rebuild(
         }  # fmt: skip
         shell.many(page.data, columns)
     if not page.done:
+        from finery_contracts.errors import Unavailable
+
         raise Unavailable("not everything is refilled yet; repeat the command, nothing is done twice")
 
 
