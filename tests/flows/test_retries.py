@@ -71,7 +71,7 @@ async def test_a_killed_engine_is_tried_again_from_its_checkpoint_and_billed_onc
 
 
 async def test_what_runs_when_the_house_stops_goes_on_after_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, house_database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("finery.embedded.LocalExecutor", QuickExecutor)
     monkeypatch.setenv("QUICK_TUNE_S", "3")

@@ -158,9 +158,9 @@ async def test_a_handler_that_fails_is_called_again_after_a_while(service: Servi
 
 
 async def test_a_fact_is_applied_once_under_whatever_id_and_one_of_a_newer_peer_is_passed_over(
-    service: Service, tmp_path: Path
+    service: Service, database_url: str
 ) -> None:
-    database = Database(f"sqlite:///{tmp_path / 'd.sqlite'}", DELIVERY_METADATA)
+    database = Database(database_url, DELIVERY_METADATA)
     applied: list[int] = []
 
     def on_project(_tx: Transaction, event: ProjectCreated) -> None:

@@ -28,13 +28,13 @@ from finery_kit.testing import nats_server
 
 
 @pytest.fixture
-async def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
+async def service(tmp_path: Path, database_url: str, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Service]:
     monkeypatch.setattr(redelivery, "FIRST_DELAY_S", 0.001)
     monkeypatch.setattr(redelivery, "OUTAGE_LOOK_S", 0.01)
     with nats_server(tmp_path / "nats") as url:
         async with connected(url) as client:
             await bus_init(client)
-        database = Database(f"sqlite:///{tmp_path / 'd.sqlite'}", DELIVERY_METADATA)
+        database = Database(database_url, DELIVERY_METADATA)
         yield Service("meter", Settings(nats_url=url, home=tmp_path), database)
 
 
