@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from finery.cli.command import Columns, Shell, command
+from finery.cli.reading import EVENT_COLUMNS
 
 group = typer.Typer(help="Deployments: create, start, stop, delete.", no_args_is_help=True)
 Deployment = Annotated[str, typer.Argument(help="A deployment's id or name.")]
@@ -29,6 +30,21 @@ def show(shell: Shell, deployment: Deployment) -> None:
     """Show everything about a deployment."""
     with shell.finery as finery:
         shell.one(finery.deployments.get(deployment))
+
+
+@command(group, "events", example="finery deployments events support")
+def events(
+    shell: Shell,
+    deployment: Deployment,
+    after: Annotated[int, typer.Option(min=0, help="From this cursor on.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 50,
+) -> None:
+    """Show what happened to a deployment lately, oldest first."""
+    with shell.finery as finery:
+        found = finery.deployments.events(deployment, after=after, limit=limit)
+        shell.many(found.data, EVENT_COLUMNS)
+        if found.has_more:
+            shell.say(f"[dim]there is more: --after {found.next}[/]")
 
 
 @command(group, "create", example="finery deployments create support --model ft:…")

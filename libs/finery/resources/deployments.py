@@ -10,6 +10,7 @@ from finery.resources.tasks import FIRST_POLL_S, LAST_POLL_S
 from finery.transport import Page, Transport, every
 from finery_contracts.deployments import DeploymentState, DeploymentView, DeployRequest
 from finery_contracts.errors import ErrorBody
+from finery_contracts.log import LoggedEvent
 
 PATH = "/api/v1/deployments"
 
@@ -35,6 +36,10 @@ class Deployments:
     def all(self) -> Iterator[DeploymentView]:
         """Every deployment, oldest first."""
         return every(lambda after: self.list(limit=100, after=after))
+
+    def events(self, ref: str, *, after: int | None = None, limit: int = 100) -> Page[LoggedEvent]:
+        """What happened to it, oldest first; of the last days that the policy shows (``deployment_events_days``)."""
+        return self._transport.page(LoggedEvent, f"{PATH}/{ref}/events", after=after, limit=limit)
 
     def start(self, ref: str) -> DeploymentView:
         """Start one that was stopped."""

@@ -36,6 +36,7 @@ from finery_studio.edge.auth import Gate
 from finery_studio.edge.site import site
 from finery_studio.edge.web import TracedApp, WebServer
 from finery_studio.events import dead, rebuild, replay
+from finery_studio.events import deployments as deployment_events
 from finery_studio.events import handlers as event_handlers
 from finery_studio.events import http as event_http
 from finery_studio.events.streams import read_subject
@@ -222,6 +223,7 @@ class Studio:
             model_http.routes(models),
             model_http.openai_routes(models),
             event_http.routes(self.gate, self.database, self.settings.spans_file),
+            deployment_events.routes(self.gate, self.database, self._ask, self.settings.retention),
             rebuild.routes(self.gate, self._ask),
             dead.routes(self.gate, lambda: self.service.jetstream),
             task_http.routes(self.task_routes),

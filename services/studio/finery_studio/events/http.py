@@ -44,13 +44,13 @@ def routes(gate: Gate, database: Database, spans_file: Path) -> APIRouter:
         last_event_id: Annotated[str | None, Header(description="the cursor, when a stream is taken up again")] = None,
     ) -> LogPage | StreamingResponse:
         wanted = log.Wanted(
-            actor.project, after=_cursor(after), since=_moment(since) if since else None, noun_id=noun,
+            actor.project, after=cursor_of(after), since=_moment(since) if since else None, noun_id=noun,
             types=tuple(check_type_pattern(pattern) for pattern in types or ()),
         )  # fmt: skip
         if not follow:
             return await database.read(lambda session: log.page(session, wanted, limit=limit))
         if last_event_id:
-            wanted = replace(wanted, after=_cursor(last_event_id))
+            wanted = replace(wanted, after=cursor_of(last_event_id))
         return StreamingResponse(_follow(request, database, wanted), media_type="text/event-stream", headers=UNHELD)
 
     @router.get("/traces/{trace_id}")
@@ -96,7 +96,12 @@ async def _follow(request: Request, database: Database, wanted: log.Wanted) -> A
             await asyncio.sleep(FOLLOW_S)
 
 
-def _cursor(text: str) -> int:
+def cursor_of(text: str) -> int:
+    """The place that a caller's cursor names.
+
+    Raises:
+        InvalidRequest: it is none.
+    """
     if not (text.isascii() and text.isdigit() and len(text) <= 18):
         raise InvalidRequest(
             f"{text[:40]!r} is no cursor; take next of a page, or the id of an event in a stream",
