@@ -27,6 +27,7 @@ from finery_kit.hot import Together, listen_in_batches
 from finery_kit.service import Service, connected, running
 from finery_kit.settings import Settings
 from finery_kit.testing import nats_server
+from tests.bench.facts import fill
 
 FACTS, TURNS, BATCH = 20_000, 5, 500
 STORED = MetaData()
@@ -42,7 +43,7 @@ def measure() -> list[float]:
 async def _measure(url: str, folder: Path) -> list[float]:
     async with connected(url) as client:
         await bus_init(client)
-        await _fill(client)
+        await fill(client, map(_fact, range(FACTS)))
         shares: list[float] = []
         for turn in range(TURNS + 1):
             bare = await _bare(client)
@@ -50,15 +51,6 @@ async def _measure(url: str, folder: Path) -> list[float]:
             if turn:  # the first one warms both up
                 shares.append(kit / bare)
         return shares
-
-
-async def _fill(client: Client) -> None:
-    jetstream = client.jetstream(publish_async_max_pending=2000)
-    for number in range(FACTS):
-        fact = _fact(number)
-        await jetstream.publish_async(fact.bus_subject, fact.model_dump_json().encode())
-        if number % 500 == 499:
-            await jetstream.publish_async_completed()
 
 
 def _fact(number: int) -> TaskRunning:
