@@ -75,7 +75,7 @@ PACKAGES = (
     ("package_without_bottom", "quota[window.package] - used.get(window.key, 0)", "quota[window.package]"),
     ("who_ends_first_takes_first",
      "return interval.started_at, interval.source", "return interval.ended_at, interval.source"),
-    ("dedicated_pools_covered", "interval.pool == PUBLIC_POOL\n        and ", ""),
+    ("dedicated_pools_covered", "is_public(interval.pool)\n        and ", ""),
     ("periods_overlap", "ends = [*starts[1:], self.ends_at]", "ends = [self.ends_at for _ in starts]"),
     ("price_recognised_too_fast", "(package.quota_parts * len(package.windows))", "package.quota_parts"),
     ("all_is_left_at_the_end", "left = package.price_parts - recognised_parts", "left = package.price_parts"),

@@ -108,6 +108,13 @@ def test_only_public_pools_and_the_own_flavour_within_the_validity_are_covered()
         assert taken(domain.lines_of([interval], [mine], {})) == [("", -1, Decimal(1))]
 
 
+@pytest.mark.parametrize("pool", ["public", "public_01m7yxqt22"])
+def test_every_pool_that_all_projects_share_is_covered(pool: str):
+    lines = domain.lines_of([ran(day(10, 11), 1, pool=pool)], [package("small", day(10, 10))], {})
+
+    assert taken(lines) == [("pkg_small", 0, Decimal(1))]
+
+
 def test_a_period_begins_on_the_same_day_or_on_the_last_of_a_shorter_month():
     yearly = package("year", datetime(2027, 10, 31, 7, tzinfo=UTC))
 

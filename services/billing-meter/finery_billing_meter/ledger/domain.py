@@ -22,7 +22,6 @@ Noun = Literal["task", "deployment", "tokens", "notifications", "package"]
 Unit = Literal["hour", "token", "message", "package"]
 BILLIONTHS = 10**9
 HOUR_S = 3600
-PUBLIC_POOL = "public"
 RECEIVABLE, PREPAID, UNUSED = "receivable", "prepaid", "revenue:unused"
 LONGEST_S = 100 * 366 * 86_400
 LARGEST = 2**63 - 1

@@ -18,7 +18,6 @@ from finery_billing_meter.ledger.domain import (
     BILLIONTHS,
     HOUR_S,
     PREPAID,
-    PUBLIC_POOL,
     RECEIVABLE,
     UNUSED,
     Interval,
@@ -29,6 +28,7 @@ from finery_billing_meter.ledger.domain import (
     parts_of,
 )
 from finery_contracts.packages import PackageState, PackageView
+from finery_contracts.pools import is_public
 from finery_contracts.prices import PackageOffer, Reset
 
 Use = dict[tuple[str, int], int]
@@ -138,7 +138,7 @@ def months_later(anchor: datetime, months: int) -> datetime:
 def covers(package: Package, interval: Interval) -> bool:
     """Whether it could pay for some of this: its flavour, in a public pool, while it is valid."""
     return (
-        interval.pool == PUBLIC_POOL
+        is_public(interval.pool)
         and interval.flavour == package.flavour
         and interval.started_at < package.ends_at
         and interval.ended_at >= package.starts_at

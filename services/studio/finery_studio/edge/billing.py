@@ -19,6 +19,7 @@ from finery_contracts.packages import Offers, PackagePage, PackageRequest, Packa
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.forward import Ask, Free, PageSize, carried_out
 from finery_studio.edge.wishes import Wish
+from finery_studio.pools import store as pools
 from finery_studio.tuning.duration import duration_of
 
 OWNER = "billing-meter"
@@ -146,10 +147,12 @@ def _estimates(router: APIRouter, gate: Gate, ask: Ask) -> None:
     @router.post("/estimates")
     async def estimate(body: EstimateAsked, wish: Wish = wisher) -> Estimate:
         guess = duration_of(body)
-        asked = {"flavour": body.flavour, "instances": body.instances, "pool": body.pool}
+        asked = {"flavour": body.flavour, "instances": body.instances}
         asked |= {"seconds": guess.seconds, "low_s": guess.low_s, "high_s": guess.high_s}
 
         async def send() -> dict[str, Any]:
+            project = wish.actor.project
+            asked["pool"] = await gate.database.read(lambda s: pools.load(s, project, body.pool).id)
             price = await ask(OWNER, "estimate", Free(asked), wish.actor)
             return _shown(Estimate, {"duration": guess.model_dump(mode="json"), "price": price})
 
