@@ -153,6 +153,24 @@ async def test_a_waiting_task_says_why_and_in_which_place_on_its_page_and_in_the
         assert (await studio.claim(TaskKind.TUNE)).task_id == listed[0]["id"]  # type: ignore[union-attr]
 
 
+async def test_what_waits_for_other_tasks_names_those_that_are_still_to_come(studio: Rig) -> None:
+    async with studio.http() as api:
+        task = (await tune(api, (await studio.upload()).id)).json()
+        needs = sorted(task["waits_for"])
+        assert task["why_waiting"] == f"waiting for {', '.join(needs)}"
+        path = f"/api/v1/tasks/{task['id']}"
+        await api.post(f"{path}/pause")
+        resumed = (await api.post(f"{path}/resume")).json()
+        assert (resumed["state"], resumed["why_waiting"]) == ("created", task["why_waiting"])
+
+        await studio.end(await studio.claim(TaskKind.INGEST))  # type: ignore[arg-type]
+        ended = (await api.get("/api/v1/tasks", params={"kind": "ingest"})).json()["data"][0]["id"]
+        left = [needed for needed in needs if needed != ended]
+        assert (await api.get(path)).json()["why_waiting"] == f"waiting for {', '.join(left)}" != task["why_waiting"]
+        (listed,) = (await api.get("/api/v1/tasks", params={"kind": "tune"})).json()["data"]
+        assert listed["why_waiting"] == f"waiting for {', '.join(left)}"
+
+
 async def test_a_project_over_its_quota_is_told_to_wait(studio: Rig, dataset: str) -> None:
     async with studio.http() as api:
         await api.patch("/api/v1/quotas/default", json={"waiting_tasks": 0})

@@ -12,7 +12,7 @@ from finery_contracts.jobs import CheckpointRef, Phase, TaskKind
 from finery_contracts.tasks import EndReason, StopReason, TaskAttemptEnded, TaskState, TaskView
 from finery_contracts.work import AttemptEnd, Report
 from finery_studio.tasks import domain
-from finery_studio.tasks.domain import MOVES, IllegalMove
+from finery_studio.tasks.moves import MOVES, IllegalMove
 
 NOW = datetime(2026, 11, 21, 8, tzinfo=UTC)
 LATER = NOW + timedelta(seconds=60)

@@ -10,12 +10,13 @@ import sqlalchemy as sql
 from sqlalchemy import and_, or_
 from sqlmodel import Session, col, func, select
 
-from finery_contracts.tasks import TaskView
+from finery_contracts.tasks import TaskState, TaskView
 from finery_contracts.work import ClaimRequest
 from finery_kit.db import Transaction
 from finery_studio.pools import admission, store
 from finery_studio.pools.admission import Offer, Queue, Rank, Situation
-from finery_studio.tasks.store import TaskRow
+from finery_studio.tasks.moves import awaited
+from finery_studio.tasks.store import TaskRow, unmet_needs
 
 MAX_LOCKED = 50
 """So many heads may be in others' hands (being terminated, paused) before a claim gives up until the next bell."""
@@ -103,7 +104,7 @@ def told(session: Session, views: Sequence[TaskView], *, every_place: bool = Fal
     for view in views:
         if _stands_in_line(view):
             by_pool.setdefault(view.pool, []).append(view)
-    answers = dict[str, TaskView]()
+    answers = _not_queued(session, views)
     for pool_id, waiting in by_pool.items():
         pool = session.get(store.PoolRow, pool_id)
         if pool is None:
@@ -117,6 +118,13 @@ def told(session: Session, views: Sequence[TaskView], *, every_place: bool = Fal
                 reason = f"{view.why_waiting.split(';')[0]}; {reason}"
             answers[view.id] = view.model_copy(update={"why_waiting": reason, "place": place})
     return [answers.get(view.id, view) for view in views]
+
+
+def _not_queued(session: Session, views: Sequence[TaskView]) -> dict[str, TaskView]:
+    """Those that wait for other tasks, with the ones that are still to come."""
+    created = {view.id: view for view in views if view.state is TaskState.CREATED and view.phase == "waiting"}
+    needed = unmet_needs(session, *created) if created else {}
+    return {task: created[task].model_copy(update={"why_waiting": awaited(needs)}) for task, needs in needed.items()}
 
 
 def _stands_in_line(view: TaskView) -> bool:

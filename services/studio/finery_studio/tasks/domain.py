@@ -32,7 +32,7 @@ from finery_contracts.tasks import (
     TaskView,
 )
 from finery_contracts.work import AttemptEnd, HeartbeatRequest, Report
-from finery_studio.tasks.moves import MOVES, Decision, Fact, IllegalMove, moved, noted, ran_s, said, standing, touched
+from finery_studio.tasks.moves import Decision, Fact, IllegalMove, awaited, moved, noted, ran_s, said, standing, touched
 
 STRENGTH = (StopReason.HUNG, StopReason.PAUSE, StopReason.BUDGET, StopReason.AUTO_STOP, StopReason.TERMINATE)
 """Weakest first: a stronger reason to stop takes the place of a weaker one."""
@@ -163,7 +163,8 @@ def resume(task: TaskView) -> Decision:
     if task.state.ended or task.phase != "paused":
         wait = "; it is about to pause, wait a moment" if task.stop_reason is StopReason.PAUSE else ""
         raise IllegalMove(f"task {task.id} is {standing(task)} and not paused{wait}", code="task_not_paused")
-    resumed = touched(task, phase="waiting", why_waiting=FREE_WORKER)
+    why = FREE_WORKER if task.queued_at is not None else awaited(task.waits_for)
+    resumed = touched(task, phase="waiting", why_waiting=why)
     return resumed, [said(TaskResumed, resumed)]
 
 
@@ -293,4 +294,4 @@ def _with_attempt(task: TaskView, attempt: AttemptView, **changes: object) -> Ta
     return task.model_copy(update={"attempts": attempts, "running_s": ran_s, **changes})
 
 
-__all__ = ["MOVES", "Decision", "Fact", "IllegalMove"]
+__all__ = ["Decision", "Fact", "IllegalMove"]

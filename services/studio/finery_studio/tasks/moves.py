@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -76,6 +77,11 @@ def ran_s(task: TaskView, until: datetime) -> float:
             place = attempt.claimed_at + timedelta(seconds=attempt.preparing_s)
             total_s += max(0.0, (until - place).total_seconds())
     return total_s
+
+
+def awaited(needs: Sequence[str]) -> str | None:
+    """Why a task is not queued yet."""
+    return f"waiting for {', '.join(needs)}" if needs else None
 
 
 def standing(task: TaskView) -> str:

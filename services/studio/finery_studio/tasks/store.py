@@ -216,14 +216,18 @@ def dependents(session: Session, task_id: str) -> list[TaskRow]:
     return [row for row in rows if row is not None]
 
 
-def unmet_needs(session: Session, task_id: str) -> int:
-    """How many of the tasks it waits for have not succeeded."""
+def unmet_needs(session: Session, *task_ids: str) -> dict[str, list[str]]:
+    """Of each of these that waits for other tasks: those that have not succeeded."""
     query = (
-        select(TaskRow.id)
-        .join(NeedRow, col(NeedRow.needs) == col(TaskRow.id))
-        .where(NeedRow.task == task_id, TaskRow.state != "succeeded")
+        select(NeedRow.task, NeedRow.needs)
+        .join(TaskRow, col(NeedRow.needs) == col(TaskRow.id))
+        .where(col(NeedRow.task).in_(task_ids), TaskRow.state != "succeeded")
+        .order_by(col(NeedRow.task), col(NeedRow.needs))
     )
-    return len(list(session.exec(query)))
+    found: dict[str, list[str]] = {}
+    for task, needed in session.exec(query):
+        found.setdefault(task, []).append(needed)
+    return found
 
 
 def users_of(session: Session, project: str, noun_id: str) -> list[str]:

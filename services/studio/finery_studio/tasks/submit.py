@@ -18,6 +18,7 @@ from finery_kit.db import Transaction
 from finery_kit.telemetry import current_traceparent
 from finery_studio.pools.handlers import Wish, admit
 from finery_studio.tasks import domain, store
+from finery_studio.tasks.moves import awaited
 
 MAX_NAME = 64
 MAX_TASK_BYTES = 256 * 2**10
@@ -113,7 +114,7 @@ def _view(new: NewTask, actor: Actor, *, now: datetime) -> TaskView:
         description=chosen.description,
         state=TaskState.CREATED,
         phase="waiting",
-        why_waiting=_why(new.needs),
+        why_waiting=awaited(new.needs),
         version=1,
         created_by=actor.user,
         priority=chosen.priority,
@@ -139,7 +140,3 @@ def _because_of(task: TaskView, ended: TaskView) -> ErrorBody:
         which = "validation_file" if is_validation else "training_file"
         return ErrorBody(code=f"invalid_{which}", message=reason, param=which, details=details)
     return ErrorBody(code="model_not_ready", message=reason, param="model", details=details)
-
-
-def _why(needs: tuple[str, ...]) -> str | None:
-    return f"waiting for {', '.join(needs)}" if needs else None
