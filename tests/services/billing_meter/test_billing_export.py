@@ -107,6 +107,27 @@ async def test_focus_spreads_what_was_paid_in_advance_over_its_use(rig: Rig):
     assert {row["ChargeClass"] for row in rows} == {"", "Correction"}
 
 
+async def test_focus_counts_a_package_in_hours_from_its_purchase_to_its_end(rig: Rig):
+    await a_month(rig)
+    await rig.ask("package.buy", offer="odd")
+    await rig.hear(attempt_ended("task_3", running_s=3600.0, flavour="gpu", started_at=rig.clock.now))
+    rig.clock.now += timedelta(days=10)
+    await rig.database.write(packages.expire)
+    rows = [row for row in await table(rig, "focus") if row["CommitmentDiscountId"]]
+    hours = {"": Decimal(0), "Used": Decimal(0), "Unused": Decimal(0)}
+    for row in rows:
+        assert row["CommitmentDiscountUnit"] == "Hours"
+        hours[row["CommitmentDiscountStatus"]] += Decimal(row["CommitmentDiscountQuantity"])
+
+    assert hours == {"": 13, "Used": 11, "Unused": 2}
+
+
+async def test_focus_lists_what_its_quantity_and_price_give(rig: Rig):
+    for row in await table(await a_month(rig), "focus"):
+        for kind in ("List", "Contracted"):
+            assert Decimal(row[f"{kind}Cost"]) == Decimal(row["PricingQuantity"]) * Decimal(row[f"{kind}UnitPrice"])
+
+
 @pytest.mark.parametrize("text", ["=1+1", "+1", "-2+3", "@SUM(A1)", "\t=1", "\r=1", '=HYPERLINK("http://x")'])
 def test_a_cell_is_never_a_formula(text: str):
     assert cell(text) == f"'{text}"

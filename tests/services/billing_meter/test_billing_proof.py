@@ -91,6 +91,13 @@ async def test_packages_corrections_and_expiries_are_proven_too(rig: Rig, seed: 
         ("update ledger_line set created_by = 'user_9'", "created_by"),
         ("update ledger_line set started_at = '2026-01-01T00:00:00.000000+00:00'", "started_at"),
         ("update ledger_line set event = 'evt_1'", "event"),
+        ("update ledger_line set noun = 'package'", "noun"),
+        ("update ledger_line set name = 'somebody else'", "name"),
+        ("update ledger_line set flavour = 'gpu'", "flavour"),
+        ("update ledger_line set pool = 'own'", "pool"),
+        ("update ledger_line set instances = 3", "instances"),
+        ("update ledger_line set running = '1.0'", "running"),
+        ("update ledger_line set unit = 'token'", "unit"),
         ("update ledger_line set revision = 2", "revision 0 is not there"),
         ("delete from ledger_line", "missing"),
         ("update ledger_line set source = 'task:task_1:9:1'", "surplus"),
@@ -106,6 +113,47 @@ async def test_what_was_tampered_with_is_named(rig: Rig, statement: str, what: s
     assert what in {difference.what for difference in found.differences}
     named = {difference.key.split("#")[0] for difference in found.differences}
     assert named <= {"task:task_1:1:1", "task:task_1:9:1"}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["update token_count set tokens = tokens - 1", "delete from token_count", "update token_count set key = 'x'"],
+)
+async def test_a_counter_of_tokens_that_was_tampered_with_is_named(rig: Rig, statement: str):
+    rig.log.events = [usage_recorded([call_of("dep_1", "key_1", 100, 0)])]
+    await rig.hear_all(rig.log.events)
+    assert (await rig.ask("bill.verify")).ok
+    await change(rig, statement)
+
+    found = await rig.ask("bill.verify")
+
+    assert not found.ok
+    assert "usage:seg_1:0:dep_1:prompt:key_1" in {difference.key for difference in found.differences}
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "update ledger_line set noun_id = 'task_9' where revision = 0 and source = 'task:task_late:1:1'",
+        "update ledger_line set started_at = ended_at where revision = 1",
+        "update ledger_line set corrects = '' where revision = 1",
+    ],
+)
+async def test_what_was_reversed_may_not_be_changed_either(rig: Rig, statement: str):
+    rig.prices = PRICES.model_copy(update={"packages": OFFERS})
+    rig.clock.now = FIRST
+    await rig.ask("package.buy", offer="month")
+    for name, hour in (("task_late", 40), ("task_early", 1)):
+        rig.log.events.append(
+            attempt_ended(name, running_s=30 * 3600.0, flavour="gpu", started_at=FIRST + timedelta(hours=hour))
+        )
+        await rig.hear(rig.log.events[-1])
+    await keep_what_was_said(rig)
+    assert (await rig.ask("bill.verify")).ok
+    assert any(line.corrects for line in await rig.lines())
+    await change(rig, statement)
+
+    assert not (await rig.ask("bill.verify")).ok
 
 
 async def test_a_fact_that_never_arrived_and_a_line_without_a_fact_are_told_apart(rig: Rig):

@@ -116,6 +116,12 @@ def usage_total(session: Session, project: str, *, deployment: str | None) -> tu
     return int(prompt or 0), int(completion or 0)
 
 
+def counts(session: Session, project: str | None) -> list[Row]:
+    """Every token counter, of all projects for the operator's proof alone."""
+    query = select(TOKENS) if project is None else select(TOKENS).where(TOKENS.c.project == project)
+    return [dict(row) for row in session.execute(query).mappings()]
+
+
 def other_currency(session: Session, currency: str) -> str | None:
     """A currency other than this one that the ledger has lines in."""
     return session.scalar(select(LEDGER.c.currency).where(LEDGER.c.currency != currency).limit(1))

@@ -6,6 +6,8 @@ The rows' billed costs sum to the bill. It refuses to let a cell be taken for a 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import Decimal
 
@@ -47,11 +49,19 @@ def csv_row(line: LedgerLine) -> list[str]:
     return [cell(values[name]) for name in CSV]
 
 
-def focus_row(line: LedgerLine, *, project_name: str) -> list[str]:
-    """One line, in the order of ``FOCUS``."""
+@dataclass(frozen=True)
+class Commitment:
+    """A package: all hours of all its periods, and what was paid for them."""
+
+    hours: Decimal
+    price: Decimal
+
+
+def focus_row(line: LedgerLine, *, project_name: str, commitments: Mapping[str, Commitment]) -> list[str]:
+    """One line, in the order of ``FOCUS``. ``commitments``: the packages of the project."""
     purchase, covered = line.unit == "package", line.package is not None
     month = line.started_at.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
-    listed = line.quantity * line.unit_price if covered else line.amount
+    listed = line.quantity * line.unit_price
     category, subcategory, service = SERVICES[line.noun]
     values: dict[str, object] = {
         "BilledCost": line.amount, "EffectiveCost": _effective(line), "ListCost": listed, "ContractedCost": listed,
@@ -79,7 +89,7 @@ def focus_row(line: LedgerLine, *, project_name: str) -> list[str]:
     if not purchase:
         values |= {"ConsumedQuantity": line.quantity, "ConsumedUnit": UNITS[line.unit]}
     if covered or purchase:
-        values |= _commitment(line, covered=covered)
+        values |= _commitment(line, commitments.get(line.package or line.noun_id))
     return [cell(values.get(name)) for name in FOCUS]
 
 
@@ -100,13 +110,19 @@ def _effective(line: LedgerLine) -> Decimal:
     return Decimal(0) if line.debit == "receivable" and line.unit == "package" else line.posted
 
 
-def _commitment(line: LedgerLine, *, covered: bool) -> dict[str, object]:
-    bought = line.unit == "package" and bool(line.quantity)
-    status = None if bought else "Used" if covered else "Unused"
+def _commitment(line: LedgerLine, bought: Commitment | None) -> dict[str, object]:
+    """Of one package always in hours: those that were bought, used, or left when it expired."""
+    hours: Decimal | None = line.quantity
+    status = "Used" if line.package else None
+    if line.unit == "package":
+        status = None if line.quantity else "Unused"
+        hours = bought.hours if bought is not None else None
+        if status is not None and bought is not None:
+            hours = (bought.hours * line.posted / bought.price).quantize(Decimal("1e-9"))
     return {
         "CommitmentDiscountCategory": "Usage", "CommitmentDiscountId": line.package or line.noun_id,
         "CommitmentDiscountType": "Package", "CommitmentDiscountStatus": status,
-        "CommitmentDiscountQuantity": line.quantity, "CommitmentDiscountUnit": UNITS[line.unit],
+        "CommitmentDiscountQuantity": hours, "CommitmentDiscountUnit": UNITS["hour"],
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from decimal import Decimal
 
 from finery_billing_meter.ledger import domain
-from finery_billing_meter.ledger.domain import Interval, Line, from_parts, text_of
+from finery_billing_meter.ledger.domain import Interval, Line, TokenCount, from_parts, text_of
 from finery_billing_meter.ledger.rows import Key, Row, last_rows
 from finery_billing_meter.ledger.usage import Used, note
 from finery_billing_meter.packages import domain as packages
@@ -18,7 +18,10 @@ from finery_contracts.envelope import Event
 from finery_contracts.packages import PackageBought, PackageExpired
 
 AMOUNTS = ("quantity_parts", "amount_parts", "posted_parts")
-TOLD = (*AMOUNTS, "unit_price", "debit", "credit", "currency")
+UNPROVEN = {"description", "event"}
+"""Of a line: its words may change with the version, and any fact of the log that tells of it may be named."""
+OWN = {"id", "revision", "created_at", "cause", "corrects", *AMOUNTS}
+"""In what a reversal differs from the line that it reverses."""
 
 
 @dataclass
@@ -85,10 +88,27 @@ def differences(evidence: Evidence, expected: Mapping[Key, Line], rows: Sequence
     yield from _broken(rows)
 
 
+def miscounted(counts: Mapping[str, TokenCount], rows: Iterable[Row]) -> Iterator[Difference]:
+    """Tokens that were used, priced or not: the same of their counters."""
+    stored = {row["key"]: row for row in rows}
+    for source, count in counts.items():
+        row = stored.pop(source, None)
+        if row is None:
+            yield Difference(key=source, what="missing", log=str(count.tokens), event=count.event)
+        elif any(
+            row[name] != getattr(count, name) for name in ("project", "deployment", "kind", "actor_key", "tokens")
+        ):
+            yield Difference(
+                key=source, what="tokens", ledger=str(row["tokens"]), log=str(count.tokens), event=count.event
+            )  # fmt: skip
+    for key, row in stored.items():
+        yield Difference(key=key, what="surplus", ledger=str(row["tokens"]))
+
+
 def _unlike(key: Key, row: Row, line: Line) -> Iterator[Difference]:
     wanted = {**line._asdict(), "unit_price": str(line.unit_price)}
     wanted |= {"started_at": text_of(line.started_at), "ended_at": text_of(line.ended_at)}
-    for name in (*TOLD, "project", "noun_id", "created_by", "started_at", "ended_at"):
+    for name in sorted(wanted.keys() - UNPROVEN):
         if row[name] != wanted[name] and not (name == "unit_price" and line.unit_price == Decimal(row[name])):
             yield Difference(
                 key=_name(key), what=name.removesuffix("_parts"), ledger=str(row[name]), log=str(wanted[name]),
@@ -110,9 +130,13 @@ def _broken(rows: Iterable[Row]) -> Iterator[Difference]:
             if row["revision"] != place:
                 yield _fault(row, f"revision {place} is not there")
                 break
-            before = history[place - 1]
-            if place % 2 and any(row[name] != -before[name] for name in AMOUNTS):
+            if place % 2 and not _reverses(row, history[place - 1]):
                 yield _fault(row, "it does not reverse the line before it")
+
+
+def _reverses(row: Row, before: Row) -> bool:
+    negated = all(row[name] == -before[name] for name in AMOUNTS)
+    return negated and row["corrects"] == before["id"] and all(row[n] == before[n] for n in before.keys() - OWN)
 
 
 def _fault(row: Row, what: str) -> Difference:

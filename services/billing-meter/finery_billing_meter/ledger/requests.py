@@ -5,6 +5,8 @@ from __future__ import annotations
 from finery_billing_meter.desk import Desk
 from finery_billing_meter.ledger import bill, export
 from finery_billing_meter.ledger.bill import Scope
+from finery_billing_meter.ledger.domain import from_parts
+from finery_billing_meter.packages import store as packages
 from finery_contracts.billing import (
     Accounts,
     AccountsRequest,
@@ -51,14 +53,19 @@ async def bill_export(desk: Desk, call: Call[ExportRequest]) -> ExportPage:
     """``bill.export``: a page of the table."""
     asked, by = call.body, call.by
     scope = Scope(by.project, asked.since, asked.until)
-    found = await desk.database.read(
-        lambda session: bill.lines(session, scope, after=asked.after, limit=asked.limit + 1)
-    )  # fmt: skip
+    found, bought = await desk.database.read(
+        lambda session: (
+            bill.lines(session, scope, after=asked.after, limit=asked.limit + 1),
+            [row.package for row in packages.of_projects(session, [by.project])],
+        )
+    )
     shown = found[: asked.limit]
     if asked.format == "csv":
         columns, rows = export.CSV, [export.csv_row(line) for line in shown]
     else:
-        columns, rows = export.FOCUS, [export.focus_row(line, project_name=by.project_name) for line in shown]
+        kept = {package.id: export.Commitment(package.hours, from_parts(package.price_parts)) for package in bought}
+        columns, name = export.FOCUS, by.project_name
+        rows = [export.focus_row(line, project_name=name, commitments=kept) for line in shown]
     return ExportPage(columns=list(columns), rows=rows, next=shown[-1].id if len(found) > len(shown) else None)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable
-from itertools import islice
+from itertools import chain, islice
 
 from pydantic import ValidationError
 
@@ -16,7 +16,7 @@ from finery_billing_meter.desk import Desk
 from finery_billing_meter.ledger import bill
 from finery_billing_meter.ledger.bill import Scope
 from finery_billing_meter.ledger.domain import from_parts
-from finery_billing_meter.ledger.proof import Evidence, differences
+from finery_billing_meter.ledger.proof import Evidence, differences, miscounted
 from finery_billing_meter.ledger.rows import Row
 from finery_contracts.access import Actor, Role
 from finery_contracts.billing import Difference, Verification, VerifyRequest
@@ -47,8 +47,8 @@ async def bill_verify(desk: Desk, call: Call[VerifyRequest]) -> Verification:
     project = None if call.body.all_projects else call.by.project
     for look in range(1, LOOKS + 1):
         evidence = await _heard(desk, call.by, project)
-        rows = await _rows(desk, project)
-        found = await asyncio.to_thread(_judged, evidence, rows, desk.book.currency)
+        rows, counts = await _rows(desk, project), await desk.database.read(lambda s: bill.counts(s, project))
+        found = await asyncio.to_thread(_judged, evidence, rows, counts=counts, currency=desk.book.currency)
         waits = found.differences and {difference.what for difference in found.differences} <= ON_ITS_WAY
         if not waits or look == LOOKS:
             break
@@ -56,9 +56,10 @@ async def bill_verify(desk: Desk, call: Call[VerifyRequest]) -> Verification:
     return found
 
 
-def _judged(evidence: Evidence, rows: list[Row], currency: str) -> Verification:
+def _judged(evidence: Evidence, rows: list[Row], *, counts: list[Row], currency: str) -> Verification:
     expected = {line.key: line for line in evidence.lines()}
-    found: list[Difference] = [*evidence.unpriced, *islice(differences(evidence, expected, rows), SHOWN + 1)]
+    every = chain(differences(evidence, expected, rows), miscounted(evidence.used.counts, counts))
+    found: list[Difference] = [*evidence.unpriced, *islice(every, SHOWN + 1)]
     total_ledger, total_log = _sum(rows), from_parts(sum(line.amount_parts for line in expected.values()))
     return Verification(
         ok=not found and total_ledger == total_log, facts=evidence.facts, lines=len(rows), currency=currency,

@@ -11,6 +11,7 @@ from calendar import monthrange
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from decimal import Decimal
 from functools import cached_property
 from typing import NamedTuple
 
@@ -82,6 +83,11 @@ class Package:
             Window(end, self.bought_at, self.id, period, start)
             for period, (start, end) in enumerate(zip(starts, ends, strict=True))
         )
+
+    @property
+    def hours(self) -> Decimal:
+        """All that was bought, of every period."""
+        return from_parts(self.quota_parts * len(self.windows))
 
     def window_at(self, moment: datetime) -> Window:
         """The period of that moment; before the first one the first, after the last one the last."""
