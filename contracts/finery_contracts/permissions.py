@@ -24,6 +24,7 @@ from finery_contracts.streams import (
     Durable,
     consumer_of,
     dead_subject,
+    hearers_of,
     rpc_subject,
 )
 
@@ -161,7 +162,11 @@ _OWN: dict[str, tuple[str, ...]] = {
         *(f"$JS.API.CONSUMER.{verb}.{WORK.name}.>" for verb in ("CREATE", "DURABLE.CREATE", "INFO", "DELETE")),
     ),
     "deployer": _writes_bucket(KV_ROUTES),
-    "gateway": (*_reads_bucket(KV_KEYS), *_reads_bucket(KV_ROUTES)),
+    "gateway": (
+        *_reads_bucket(KV_KEYS), *_reads_bucket(KV_ROUTES),
+        # Whether its usage was heard, so that it need not be kept any longer.
+        *(f"$JS.API.CONSUMER.INFO.{EVENTS.name}.{durable}" for durable in hearers_of("finery.evt.*.usage.*.recorded")),
+    ),
 }  # fmt: skip
 _OWN_EAR: dict[str, tuple[str, ...]] = {"studio": ("finery.replay.*",)}
 

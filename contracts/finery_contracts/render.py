@@ -24,7 +24,7 @@ from finery_contracts import inbound, jobs, notifications, work
 from finery_contracts.compatibility import incompatibilities
 from finery_contracts.envelope import Event
 from finery_contracts.registry import EVENTS
-from finery_contracts.streams import DAY_S, STREAMS, ConsumerSpec, StreamSpec, covers
+from finery_contracts.streams import DAY_S, STREAMS, ConsumerSpec, StreamSpec, hearers_of
 
 DIALECT = GenerateJsonSchema.schema_dialect
 NOT_ON_THE_BUS = (notifications.SubscriptionConfirmation,)
@@ -97,13 +97,7 @@ def streams_table() -> str:
 
 def heard_by(kind: type[Event]) -> list[str]:
     """The durable consumers whose filters let this event through."""
-    subject = kind.filter_subject()
-    return [
-        str(consumer.durable)
-        for stream in STREAMS
-        for consumer in stream.consumers
-        if any(covers(pattern, subject) for pattern in consumer.filters)
-    ]
+    return list(hearers_of(kind.filter_subject()))
 
 
 def documents(contracts: Path) -> Documents:

@@ -21,6 +21,9 @@ class Retention(Request):
     events_days: int | None = Field(default=None, ge=31, description="facts on the bus; in SQL they stay for ever")
     inbox_days: int = Field(default=60, ge=31, description="after that, what was heard is kept as one line a noun")
     dead_days: int = Field(default=30, ge=1, description="messages that were given up")
+    usage_journal_days: int = Field(
+        default=31, ge=1, description="what a gateway put on the bus, and longer if unheard"
+    )
     delivery_log_days: int = Field(default=30, ge=1, description="requests and answers of webhooks")
     idempotency_hours: int = Field(default=24, ge=1, description="how long an Idempotency-Key is remembered")
 
@@ -29,7 +32,8 @@ class Retention(Request):
         late = [days for days in self.temporary_model_notice_days if not 0 < days < self.temporary_model_days]
         if late:
             raise ValueError(f"temporary_model_notice_days: {late} do not lie before temporary_model_days")
-        if self.inbox_days <= self.dead_days:
-            # A message may be replayed from the dead letters that long after it was first said.
-            raise ValueError(f"inbox_days: {self.inbox_days} must be more than dead_days ({self.dead_days})")
+        # A message may be said again that long after it was first said: a dead letter, usage in a gateway's journal.
+        for name in ("dead_days", "usage_journal_days"):
+            if self.inbox_days <= (days := getattr(self, name)):
+                raise ValueError(f"inbox_days: {self.inbox_days} must be more than {name} ({days})")
         return self

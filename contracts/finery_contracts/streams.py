@@ -177,6 +177,11 @@ def consumer_of(durable: str) -> tuple[StreamSpec, ConsumerSpec] | None:
     return next(found, None)
 
 
+def hearers_of(subject: str) -> tuple[str, ...]:
+    """The durable consumers whose filters let it through."""
+    return tuple(str(spec.durable) for stream in STREAMS for spec in stream.consumers if spec.hears(subject))
+
+
 KV_ROUTES, KV_KEYS = "routes", "keys"
 KV_BUCKETS = (KV_ROUTES, KV_KEYS)
 

@@ -183,10 +183,11 @@ def apply_once(tx: Transaction, event: Event, handler: Callable[[Transaction, An
     return True
 
 
-def answer_requests(broker: NatsBroker, service: str, table: Mapping[str, Rpc]) -> None:
-    """Attach a service's table of requests. Replicas share the work."""
+def answer_requests(broker: NatsBroker, service: str, table: Mapping[str, Rpc], *, each: bool = False) -> None:
+    """Attach a service's table of requests. Replicas share the work, unless ``each`` is to do it."""
+    queue = "" if each else service
     for verb, row in table.items():
-        broker.subscriber(rpc_subject(service, verb), queue=service, decoder=raw_decoder, title=f"{service}.{verb}")(
+        broker.subscriber(rpc_subject(service, verb), queue=queue, decoder=raw_decoder, title=f"{service}.{verb}")(
             _answering(service, verb, row)
         )
 

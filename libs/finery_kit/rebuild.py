@@ -1,7 +1,7 @@
-"""Refills a lost stream from the outbox: what the bus no longer has is marked unpublished, and the relay says it again.
+"""Has what a service said on a lost stream said again: on request, and by itself when the stream is another one.
 
-Same bytes, same ids, in the same order; whoever hears it has it in its inbox and does nothing twice. It also notices by
-itself that the stream is another one than last time. It refuses to look at facts of others that are kept here.
+Same bytes, same ids, in the same order, and before anything new; whoever hears it has it in its inbox and does nothing
+twice. Where it is kept is the affair of ``Said``: an outbox (``refill``), or the gateway's journal.
 """
 
 # nats-py leaves parts of its interface untyped.
@@ -11,43 +11,102 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from functools import partial
+from typing import Protocol
 
 import nats.errors
+from nats.aio.client import Client
 from nats.js import JetStreamContext
 from nats.js.api import Header
 from nats.js.errors import APIError, NotFoundError
-from sqlalchemy import func, update
-from sqlmodel import Session, col, select
 
 from finery_contracts.access import Role
-from finery_contracts.errors import Forbidden
+from finery_contracts.errors import Forbidden, Unavailable
 from finery_contracts.model import Record
 from finery_contracts.rebuild import RebuildState
-from finery_contracts.registry import EVENTS as KINDS
 from finery_contracts.streams import EVENTS
 from finery_kit.bus import Call
-from finery_kit.db import Database, Transaction
 from finery_kit.dead import headers_of
-from finery_kit.delivery_tables import BusSeenRow, OutboxRow
 
 log = logging.getLogger("finery.rebuild")
-PAGE = 500
 LOOK_S = 5.0
+Note = Callable[[int, int], None]
+"""So many facts were compared, so many of them were lost."""
+
+
+class Said(Protocol):
+    """What a service said on the bus, and can say again."""
+
+    async def known(self) -> str | None:
+        """The birth of the stream that it was said to."""
+        ...
+
+    async def remember(self, born: str) -> None:
+        """It is said to this one now."""
+        ...
+
+    async def say_again(self, note: Note) -> None:
+        """Compare everything with the stream; what is lost is said again, or will be before anything new."""
+        ...
+
+    async def waiting(self) -> int:
+        """How much the bus does not have yet."""
+        ...
 
 
 class Rebuilder:
     """One service's. ``also``: what else it wrote on the bus and writes again, such as a bucket."""
 
     def __init__(
-        self, owner: str, database: Database, jetstream: Callable[[], JetStreamContext],
-        wake: Callable[[], None], also: Sequence[Callable[[], Awaitable[None]]],
-    ) -> None:  # fmt: skip
-        self._owner, self._database, self._jetstream = owner, database, jetstream
-        self._wake, self._also = wake, also
-        self._own = [name for name, kind in KINDS.items() if owner == kind.SAID_BY]
+        self, owner: str, said: Said, client: Callable[[], Client], also: Sequence[Callable[[], Awaitable[None]]]
+    ) -> None:
+        self._owner, self._said, self._client, self._also = owner, said, client, also
         self._under_way: asyncio.Task[None] | None = None
         self._state = RebuildState(owner=owner)
+        self._one_at_a_time = asyncio.Lock()
+        self._looked_at: int | None = None  # the connection, by its number of reconnects
+
+    # --- for whoever publishes ----------------------------------------------------------------------------------------
+
+    def check(self) -> None:
+        """Nothing may be said before it is known that the stream still holds what was said before.
+
+        Raises:
+            Unavailable: the bus is away or was; ``look`` first.
+        """
+        if not self._client().is_connected or self._looked_at != self._connection:
+            raise Unavailable("the bus was away: it is to be looked at what it still has")
+
+    def doubt(self) -> None:
+        """Something was not taken: the stream may have gone under a connection that stands."""
+        self._looked_at = None
+
+    async def look(self) -> None:
+        """Refill the stream when it is another one than last time.
+
+        Raises:
+            nats.errors.Error, APIError, TimeoutError, OSError: the bus is away, or empty yet.
+        """
+        async with self._one_at_a_time:
+            connection = self._connection
+            info = await self._jetstream().stream_info(EVENTS.name)
+            born, known = str(info.created), await self._said.known()
+            if known != born:
+                if known is not None:
+                    log.warning("stream_is_new", extra={"owner": self._owner, "stream": EVENTS.name})
+                    await self._refill()
+                await self._said.remember(born)
+            self._looked_at = connection
+
+    async def watch(self) -> None:
+        """Look from time to time. Until cancelled."""
+        while True:
+            try:
+                await self.look()
+            except (nats.errors.Error, APIError, TimeoutError, OSError, Unavailable) as fault:
+                log.debug("rebuild_looks_later", extra={"owner": self._owner, "error": repr(fault)})
+            await asyncio.sleep(LOOK_S)
+
+    # --- for operators --------------------------------------------------------------------------------------------
 
     async def on_rebuild(self, call: Call[Record]) -> RebuildState:
         """RPC: begin, unless it is under way."""
@@ -68,101 +127,54 @@ class Rebuilder:
 
     async def state(self) -> RebuildState:
         """Where it stands."""
-        return self._state.model_copy(update={"waiting": await self._database.read(_waiting)})
-
-    async def watch(self) -> None:
-        """Rebuild when the stream is another one than last time. Until cancelled."""
-        while True:
-            try:
-                await self._look()
-            except (nats.errors.Error, APIError, TimeoutError, OSError) as fault:  # the bus is away, or empty yet
-                log.debug("rebuild_looks_later", extra={"owner": self._owner, "error": repr(fault)})
-            await asyncio.sleep(LOOK_S)
-
-    async def _look(self) -> None:
-        info = await self._jetstream().stream_info(EVENTS.name)
-        born = str(info.created)
-        known = await self._database.read(lambda session: _known(session))
-        if known == born:
-            return
-        if known is not None:
-            log.warning("stream_is_new", extra={"owner": self._owner, "stream": EVENTS.name})
-            self._state = RebuildState(owner=self._owner, running=True)
-            await self.refill()
-        await self._database.write(lambda tx: _remember(tx, born))
+        return self._state.model_copy(update={"waiting": await self._said.waiting()})
 
     async def _run(self) -> None:
         try:
-            await self.refill()
+            async with self._one_at_a_time:
+                await self._refill()
         except Exception as fault:
             log.exception("rebuild_failed", extra={"owner": self._owner})
             self._state = self._state.model_copy(update={"running": False, "error": type(fault).__name__})
 
-    async def refill(self) -> None:
-        """Compare every own fact with the stream; what is lost is said again."""
-        place = 0
-        while rows := await self._database.read(partial(_own_rows, types=self._own, after=place)):
-            place = rows[-1].seq or place
-            lost = [row.seq for row in rows if not await self._is_there(row)]
-            if lost:
-                await self._database.write(partial(_unpublish, seqs=lost))
-                self._wake()
-            counted = {"checked": self._state.checked + len(rows), "lost": self._state.lost + len(lost)}
-            self._state = self._state.model_copy(update=counted)
+    async def _refill(self) -> None:
+        self._state = RebuildState(owner=self._owner, running=True)
+        await self._said.say_again(self._note)
         for write_again in self._also:
             await write_again()
         self._state = self._state.model_copy(update={"running": False})
         log.info("rebuilt", extra={"owner": self._owner, "checked": self._state.checked, "lost": self._state.lost})
 
-    async def _is_there(self, row: OutboxRow) -> bool:
-        """Of a subject the stream has a run of facts without a hole: whatever lies between its first and its last."""
-        last = await self._said(row.bus_subject)
-        if last is None or last == row.event_id:
-            return last is not None
-        first = await self._said(row.bus_subject, first=True)
-        ends = await self._database.read(lambda session: [_seq_of(session, event) for event in (first, last)])
-        return ends[0] is not None and ends[1] is not None and ends[0] <= (row.seq or 0) <= ends[1]
+    def _note(self, checked: int, lost: int) -> None:
+        counted = {"checked": self._state.checked + checked, "lost": self._state.lost + lost}
+        self._state = self._state.model_copy(update=counted)
 
-    async def _said(self, subject: str, *, first: bool = False) -> str | None:
-        """The id of the last fact on a subject, or of the first."""
-        try:
-            if first:
-                found = await self._jetstream().get_msg(EVENTS.name, 1, subject=subject, direct=True, next=True)
-            else:
-                found = await self._jetstream().get_msg(EVENTS.name, subject=subject, direct=True)
-        except NotFoundError:
-            return None
-        return headers_of(found).get(Header.MSG_ID)
+    @property
+    def _connection(self) -> int:
+        return self._client().stats["reconnects"]
+
+    def _jetstream(self) -> JetStreamContext:
+        return self._client().jetstream(timeout=10)
+
+
+async def ends_of(jetstream: JetStreamContext, subject: str) -> tuple[str, str] | None:
+    """The ids of the first and the last fact that the stream has on a subject; None where it has none."""
+    last = await _id_on(jetstream, subject, first=False)
+    first = await _id_on(jetstream, subject, first=True) if last is not None else None
+    return (first, last) if first is not None and last is not None else None
+
+
+async def _id_on(jetstream: JetStreamContext, subject: str, *, first: bool) -> str | None:
+    try:
+        if first:
+            found = await jetstream.get_msg(EVENTS.name, 1, subject=subject, direct=True, next=True)
+        else:
+            found = await jetstream.get_msg(EVENTS.name, subject=subject, direct=True)
+    except NotFoundError:
+        return None
+    return headers_of(found).get(Header.MSG_ID)
 
 
 def _only_operators(call: Call[Record]) -> None:
     if call.by.role is not Role.OPERATOR:
         raise Forbidden("only an operator may rebuild the bus")
-
-
-def _own_rows(session: Session, *, types: list[str], after: int) -> list[OutboxRow]:
-    query = select(OutboxRow).where(
-        col(OutboxRow.seq) > after, col(OutboxRow.published).is_(True), col(OutboxRow.type).in_(types)
-    )
-    return list(session.exec(query.order_by(col(OutboxRow.seq)).limit(PAGE)))
-
-
-def _unpublish(tx: Transaction, *, seqs: list[int | None]) -> None:
-    tx.session.exec(update(OutboxRow).where(col(OutboxRow.seq).in_(seqs)).values(published=False))
-
-
-def _seq_of(session: Session, event_id: str | None) -> int | None:
-    return session.exec(select(OutboxRow.seq).where(OutboxRow.event_id == event_id)).first()
-
-
-def _waiting(session: Session) -> int:
-    return session.exec(select(func.count()).where(col(OutboxRow.published).is_(False))).one()
-
-
-def _known(session: Session) -> str | None:
-    row = session.get(BusSeenRow, EVENTS.name)
-    return row.born if row is not None else None
-
-
-def _remember(tx: Transaction, born: str) -> None:
-    tx.session.merge(BusSeenRow(stream=EVENTS.name, born=born))

@@ -1,6 +1,7 @@
 """The relay: publishes what the outbox holds, in order, each fact until the bus has acknowledged it.
 
-It refuses to publish anything that is not committed. A noun's next fact goes out only after its last one is stored.
+It refuses to publish anything that is not committed, and anything new on a stream that lost what went before. A noun's
+next fact goes out only after its last one is stored.
 """
 
 # nats-py leaves parts of its interface untyped.
@@ -13,7 +14,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 from nats.js import JetStreamContext
 from opentelemetry import trace
@@ -21,6 +22,7 @@ from sqlalchemy import func, update
 from sqlmodel import Session, col, select
 
 from finery_contracts.envelope import CONTENT_TYPE
+from finery_contracts.errors import Unavailable
 from finery_contracts.streams import EVENTS
 from finery_kit.db import LOCK_RELAY, Database, Transaction
 from finery_kit.delivery_tables import OutboxRow
@@ -33,11 +35,29 @@ POLL_S = 0.25
 ACK_TIMEOUT_S = 5.0
 
 
+class Stream(Protocol):
+    """What is known of the stream: whether it still holds what was said before (``rebuild.Rebuilder``)."""
+
+    def check(self) -> None:
+        """Raises Unavailable when that is not known."""
+        ...
+
+    async def look(self) -> None:
+        """Find out; what was lost waits again in the outbox."""
+        ...
+
+    def doubt(self) -> None:
+        """Something was not taken."""
+        ...
+
+
 class Relay:
     """Publishes what the outbox holds, in order, with the event id as message id. Several may run: one publishes."""
 
-    def __init__(self, database: Database, jetstream: JetStreamContext, service: str) -> None:
-        self._database, self._jetstream, self._service = database, jetstream, service
+    def __init__(
+        self, database: Database, jetstream: JetStreamContext, service: str, *, stream: Stream | None = None
+    ) -> None:
+        self._database, self._jetstream, self._service, self._stream = database, jetstream, service, stream
         self._wake = asyncio.Event()
         self._loop = asyncio.get_running_loop()
         self.failing_since: float | None = None
@@ -74,7 +94,7 @@ class Relay:
             Exception: what kept a row from being acknowledged; the rows that were are marked.
         """
         async with self._database.alone(LOCK_RELAY) as alone:
-            if not alone:
+            if not alone or not await self._ready():
                 return False
             marks, last = _Marks(self._database), 0
             try:
@@ -90,6 +110,18 @@ class Relay:
                 await marks.finish()
         return True
 
+    async def _ready(self) -> bool:
+        """The stream holds what was said before: one that was lost is refilled first. False: nothing waits for it."""
+        if self._stream is None:
+            return True
+        try:
+            self._stream.check()
+        except Unavailable:
+            if not await self._database.read(_backlog):
+                return False
+            await self._stream.look()
+        return True
+
     async def _publish_run(self, rows: Sequence[OutboxRow], marks: _Marks) -> None:
         acks: list[asyncio.Future[Any]] = []
         try:
@@ -100,6 +132,8 @@ class Relay:
                 await asyncio.wait(acks)
         finally:
             stored = [row.seq for row, ack in zip(rows, acks, strict=False) if _is_stored(ack)]
+            if self._stream is not None and len(stored) < len(rows):
+                self._stream.doubt()
             for ack in acks:
                 ack.cancel()  # gives its place among the pending ones back
             marks.add(stored)
@@ -107,6 +141,8 @@ class Relay:
             ack.result()
 
     async def _publish(self, row: OutboxRow) -> asyncio.Future[Any]:
+        if self._stream is not None:
+            self._stream.check()
         headers = {"Nats-Msg-Id": row.event_id, "content-type": CONTENT_TYPE}
         with span_from(row.traceparent, self._service, f"publish {row.type}", kind=trace.SpanKind.PRODUCER):
             headers["traceparent"] = current_traceparent() or row.traceparent or ""

@@ -28,7 +28,8 @@ from finery_kit.db import Database
 from finery_kit.delivery import Relay
 from finery_kit.idempotency import forget_loop
 from finery_kit.inbox import fold_old_rows
-from finery_kit.rebuild import Rebuilder
+from finery_kit.rebuild import Rebuilder, Said
+from finery_kit.refill import Outbox
 from finery_kit.settings import Settings
 
 log = logging.getLogger("finery.service")
@@ -54,6 +55,7 @@ class Service:
     relay: Relay | None = field(init=False, default=None)
     on_rebuild: list[Hook] = field(init=False, default_factory=list[Hook])
     """What else lies on the bus and is written again when that was lost."""
+    _rebuilder: Rebuilder | None = field(init=False, default=None)
     _away_since: float | None = field(init=False, default=None)
     _running: list[asyncio.Task[None]] = field(init=False, default_factory=list[asyncio.Task[None]])
 
@@ -64,12 +66,19 @@ class Service:
             on_shutdown=[self._end], after_shutdown=[self._close],
         )  # fmt: skip
         if self.database is not None:
-            rebuilder = Rebuilder(
-                self.name, self.database, lambda: self.jetstream, self.wake_relay, self.on_rebuild
-            )  # fmt: skip
-            table = {"rebuild": rebuilder.on_rebuild, "rebuild.state": rebuilder.on_state}
-            answer_requests(self.broker, self.name, {verb: Rpc(Record, answer) for verb, answer in table.items()})
-            self.loops += [rebuilder.watch, self._watch_pressure, self._fold_inbox]
+            policy = lambda: self.settings.retention  # noqa: E731
+            outbox = Outbox(self.name, self.database, lambda: self.jetstream, self.wake_relay, policy)
+            self._rebuilder = self.rebuild_from(outbox)
+            self.loops += [self._watch_pressure, self._fold_inbox]
+
+    def rebuild_from(self, said: Said, *, each: bool = False) -> Rebuilder:
+        """Say again what a lost stream held. ``each``: every replica keeps what it said itself, so each is asked."""
+        rebuilder = Rebuilder(self.name, said, lambda: self.client, self.on_rebuild)
+        table = {"rebuild": rebuilder.on_rebuild, "rebuild.state": rebuilder.on_state}
+        rows = {verb: Rpc(Record, answer) for verb, answer in table.items()}
+        answer_requests(self.broker, self.name, rows, each=each)
+        self.loops.append(rebuilder.watch)
+        return rebuilder
 
     @property
     def client(self) -> Client:
@@ -138,7 +147,7 @@ class Service:
 
     async def _begin(self) -> None:
         if self.database is not None:
-            self.relay = Relay(self.database, self.jetstream, self.name)
+            self.relay = Relay(self.database, self.jetstream, self.name, stream=self._rebuilder)
             self._spawn(self.relay.run)
             self._spawn(self._forget_keys)
         for hook in self.after_start:

@@ -7,8 +7,16 @@ import pytest
 from finery import render_api
 from finery_contracts.envelope import Event
 from finery_contracts.registry import EVENTS
-from finery_contracts.render import covers, heard_by
-from finery_contracts.streams import STREAMS, StreamSpec, log_subject, metric_subject, report_subject, work_subject
+from finery_contracts.render import heard_by
+from finery_contracts.streams import (
+    STREAMS,
+    StreamSpec,
+    covers,
+    log_subject,
+    metric_subject,
+    report_subject,
+    work_subject,
+)
 
 LISTENERS = ("studio", "deployer", "notifier", "billing-meter")
 HEARD = [(service, kind) for service in LISTENERS for kind in render_api.routes_of(service)]

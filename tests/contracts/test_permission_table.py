@@ -8,7 +8,7 @@ import pytest
 
 from finery import render_api
 from finery_contracts.permissions import ANSWERS, HEARS, SERVICES, WORKERS, grants, project_grant
-from finery_contracts.render import covers
+from finery_contracts.streams import covers
 
 GRANTS = {grant.user: grant for grant in grants()}
 

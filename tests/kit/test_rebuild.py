@@ -29,6 +29,7 @@ from finery_kit.nats_server import nats_binary
 from finery_kit.ports import free_port
 from finery_kit.service import Service, connected, running
 from finery_kit.settings import Settings
+from finery_kit.testing import VirtualClock
 
 OPERATOR = Actor(project="prj_1", project_name="p", user="ann", key="key_1", role=Role.OPERATOR)
 
@@ -135,6 +136,71 @@ async def test_the_storage_is_lost_under_load_and_no_fact_is_lost_or_applied_twi
     assert set(applied) == {(f"prj_{n}", version) for n in range(3) for version in range(1, 61)}
     assert set(applied.values()) == {1}
     assert set(plain.values()) <= {1}
+
+
+async def order_on_the_bus(service: Service) -> list[tuple[str, int]]:
+    """Noun and version of everything, in the order of the stream."""
+    info = await service.jetstream.stream_info(EVENTS.name)
+    found: list[tuple[str, int]] = []
+    for seq in range(info.state.first_seq, info.state.last_seq + 1):
+        fact = ProjectCreated.model_validate_json((await service.jetstream.get_msg(EVENTS.name, seq)).data or b"")
+        found.append((fact.noun_id, fact.nounversion))
+    return found
+
+
+@pytest.mark.parametrize("how", ["the broker dies", "the stream is deleted"])
+async def test_nothing_new_is_said_before_what_was_lost(
+    broker: Broker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    monkeypatch.setattr(rebuild_module, "LOOK_S", 3600)  # nobody looks by himself: the relay must
+    studio = service_of("studio", broker, tmp_path)
+    async with connected(broker.url) as client, running(studio):
+        for version in range(1, 31):
+            await say(studio, "prj_1", version)
+        await settled(studio)
+        if how == "the broker dies":
+            await asyncio.to_thread(broker.lose_everything)
+        else:
+            await client.jetstream().delete_stream(EVENTS.name)
+        for version in range(31, 61):
+            await say(studio, "prj_1", version)
+        await made_again(broker)
+        await settled(studio)
+        found = await order_on_the_bus(studio)
+
+    assert found == [("prj_1", version) for version in range(1, 61)]
+
+
+async def made_again(broker: Broker) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(Exception):
+                async with connected(broker.url) as client:
+                    await bus_init(client)
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_what_the_stream_let_go_by_its_age_is_not_said_again(
+    broker: Broker, tmp_path: Path, database_url: str
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("events_days: 40\n")
+    clock = VirtualClock()
+    database = Database(database_url, DELIVERY_METADATA, clock=clock)
+    studio = Service("studio", Settings(nats_url=broker.url, home=tmp_path, retention_file=policy), database)
+    async with running(studio):
+        for version, days in ((1, 0), (2, 30), (3, 15)):
+            clock.advance(days * 86_400)
+            await say(studio, "prj_1", version)
+        await settled(studio)
+        await asyncio.to_thread(broker.lose_everything)
+        await made_again(broker)
+        async with asyncio.timeout(30):
+            while sum((await stored_or_nothing(studio)).values()) < 2:
+                await asyncio.sleep(0.05)
+        assert (await rebuilt(studio)).lost == 0
+        assert await order_on_the_bus(studio) == [("prj_1", 2), ("prj_1", 3)]
 
 
 async def stored_or_nothing(service: Service) -> Counter[str]:

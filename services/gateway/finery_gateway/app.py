@@ -30,7 +30,7 @@ NAME = "gateway"
 FIRST_LOAD_S = 10.0
 DRAIN_S = 30.0
 
-# The gateway hears no facts and answers no requests of the bus: it mirrors two buckets and says usage.recorded.
+# The gateway hears no facts, mirrors two buckets, says usage.recorded, and says it again when the bus was rebuilt.
 ROUTES: dict[type[Event], Callable[..., None]] = {}
 REQUESTS: dict[str, type[BaseModel]] = {}
 
@@ -44,14 +44,17 @@ def build(settings: GatewaySettings) -> Service:
         Mirror(KV_ROUTES, Route, lambda: service.jetstream, settings.gateway_resync_s),
     )
     waker = Waker(lambda: service.client, directory, settings.gateway_wake_s)
-    shipper = Shipper(journal, lambda: service.jetstream, settings.gateway_ship_interval_s)
+    shipper = Shipper(
+        journal, lambda: service.jetstream, settings.gateway_ship_interval_s, settings.retention.usage_journal_days
+    )
+    shipper.stream = service.rebuild_from(shipper, each=True)
     server = Server(settings, directory, waker, journal)
 
     async def open_journal() -> None:
         await asyncio.to_thread(journal.open)
 
     service.before_start += [server.bind, open_journal]
-    service.loops += [directory.keys.run, directory.routes.run, shipper.run, server.run]
+    service.loops += [directory.keys.run, directory.routes.run, shipper.run, shipper.forget, server.run]
     service.before_stop += [server.close, waker.close, shipper.finish, journal.close]
     return service
 

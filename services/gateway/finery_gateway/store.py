@@ -1,7 +1,8 @@
 """The usage journal: what was answered, on disk before the last byte of the answer goes out.
 
 One gateway owns the folder, under a lock. Lines that wait at the same moment share one flush. A segment is never
-changed once a later one was begun. It refuses to hold prompts or answers: a line is a ``CallUsage``.
+changed once a later one was begun, and stays after it was shipped, with the batches it was shipped in: should the bus
+lose them, the very same messages are said again. It refuses to hold prompts or answers: a line is a ``CallUsage``.
 """
 
 from __future__ import annotations
@@ -10,6 +11,8 @@ import asyncio
 import contextlib
 import fcntl
 import os
+import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -21,13 +24,13 @@ from finery_contracts.errors import Unavailable
 from finery_contracts.model import Record
 from finery_contracts.usage import CallUsage
 
-SUFFIX = ".jsonl"
+SUFFIX, CLAIMS = ".jsonl", ".claims"
 
 
 class Claim(Record):
-    """The cursor: these bytes of this segment are being put on the bus, everything before them was.
+    """One batch: these bytes of this segment are being put on the bus, everything before them was.
 
-    It is written before they are sent, so that after a crash the same bytes make the same message again.
+    It is written down before they are sent, so that after a crash the same bytes make the same message again.
     """
 
     segment: str
@@ -70,6 +73,8 @@ class Journal:
                 code="journal_taken",
             ) from fault
         self._lock = lock
+        for path in self._folder.glob(f"*{CLAIMS}"):
+            _cut_torn_end(path)
         self._begin_segment()
 
     async def close(self) -> None:
@@ -105,24 +110,55 @@ class Journal:
             data = file.read(max(0, min(limit, room)))
         return data[: data.rfind(b"\n") + 1]
 
+    def idle_s(self, segment: str) -> float:
+        """Seconds since the last line was written."""
+        return time.time() - self._path(segment).stat().st_mtime
+
     def remove(self, segment: str) -> None:
-        """It was shipped wholly."""
+        """It is needed no more; what is known of the very last batch stays, for it tells where shipping goes on."""
         self._path(segment).unlink(missing_ok=True)
+        for name in set(self._claimed()[:-1]) - set(self.segments()):
+            self._path(name, CLAIMS).unlink(missing_ok=True)
+
+    def claims(self) -> Iterator[Claim]:
+        """Every batch of the segments that are here, in the order in which they were shipped."""
+        there = set(self.segments())
+        return (claim for name in self._claimed() if name in there for claim in self._read_claims(name))
 
     def claim(self) -> Claim | None:
         """Where shipping stands; None before the first time."""
-        with contextlib.suppress(OSError, ValidationError):
+        for name in reversed(self._claimed()):
+            if found := self._read_claims(name):
+                return found[-1]
+        with contextlib.suppress(OSError, ValidationError):  # where an older home kept its last batch
             return Claim.model_validate_json((self._folder / "cursor.json").read_bytes())
         return None
 
     def save_claim(self, claim: Claim) -> None:
+        """On disk when it returns."""
+        with self._path(claim.segment, CLAIMS).open("ab", buffering=0) as file:
+            before = file.tell()
+            try:
+                file.write(claim.model_dump_json().encode() + b"\n")
+                os.fsync(file.fileno())
+            except OSError:
+                os.ftruncate(file.fileno(), before)
+                raise
+
+    def stream_born(self) -> str | None:
+        """The birth of the stream that all this was said to."""
+        with contextlib.suppress(OSError):
+            return (self._folder / "stream").read_text()
+        return None
+
+    def save_stream_born(self, born: str) -> None:
         """By rename, and on disk when it returns."""
-        beside = self._folder / "cursor.part"
-        with beside.open("wb") as file:
-            file.write(claim.model_dump_json().encode())
+        beside = self._folder / "stream.part"
+        with beside.open("w") as file:
+            file.write(born)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(beside, self._folder / "cursor.json")
+        os.replace(beside, self._folder / "stream")
 
     async def _write_waiting(self) -> None:
         while self._waiting:
@@ -169,8 +205,23 @@ class Journal:
         self._file = self._path(name).open("ab", buffering=0)
         self.active, self.committed = name, 0
 
-    def _path(self, segment: str) -> Path:
-        return self._folder / f"{segment}{SUFFIX}"
+    def _claimed(self) -> list[str]:
+        """Names of the segments that were shipped at least in part, oldest first."""
+        return sorted(path.stem for path in self._folder.glob(f"*{CLAIMS}"))
+
+    def _read_claims(self, segment: str) -> list[Claim]:
+        lines = self._path(segment, CLAIMS).read_bytes().split(b"\n")[:-1]
+        return [Claim.model_validate_json(line) for line in lines]
+
+    def _path(self, segment: str, suffix: str = SUFFIX) -> Path:
+        return self._folder / f"{segment}{suffix}"
+
+
+def _cut_torn_end(path: Path) -> None:
+    """A batch whose line was not written whole was not sent."""
+    data = path.read_bytes()
+    if not data.endswith(b"\n"):
+        os.truncate(path, data.rfind(b"\n") + 1)
 
 
 def _settle(future: asyncio.Future[None], error: Exception | None) -> None:

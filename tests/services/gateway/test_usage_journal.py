@@ -107,7 +107,6 @@ async def test_what_a_gateway_left_on_disk_the_next_one_ships(rig: Rig):
     # when
     async with rig.gateway():
         calls = await rig.calls(3)
-        await rig.until_true(lambda: len(list((rig.home / "gateway" / "usage").glob("*.jsonl"))) == 1)
     async with rig.gateway():
         pass
 
@@ -159,17 +158,16 @@ async def test_a_line_that_was_torn_by_a_crash_is_dropped_and_the_ones_before_it
     await a_shipper(again, bus).ship_all()
     await again.close()
     assert calls_of(bus) == ["req_0"]
-    assert not segment.exists()
 
 
-async def test_segments_roll_and_go_when_they_are_shipped(tmp_path: Path):
+async def test_segments_roll_and_stay_when_they_are_shipped(tmp_path: Path):
     journal, bus = a_journal(tmp_path, segment_bytes=1024), Bus()
     for number in range(20):
         await journal.post(a_call(number))
     before = journal.segments()
     await a_shipper(journal, bus).ship_all()
     assert len(before) > 3
-    assert journal.segments() == [journal.active]
+    assert journal.segments() == before
     assert sorted(calls_of(bus)) == sorted(f"req_{number}" for number in range(20))
     assert journal.active > before[0]
     await journal.close()

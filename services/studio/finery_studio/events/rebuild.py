@@ -14,7 +14,7 @@ from finery_studio.edge.auth import Gate
 from finery_studio.edge.forward import carried_out
 from finery_studio.edge.wishes import Wish
 
-OWNERS = ("studio", "deployer", "notifier", "billing-meter")
+OWNERS = ("studio", "deployer", "notifier", "billing-meter", "gateway")
 AskOwner = Callable[[str, str, BaseModel | None, Actor | None], Awaitable[Any]]
 
 
