@@ -9,7 +9,10 @@ from pydantic import AfterValidator, AwareDatetime, BaseModel, ConfigDict
 
 
 def _as_utc(moment: datetime) -> datetime:
-    return moment.astimezone(UTC)
+    try:
+        return moment.astimezone(UTC)
+    except OverflowError as fault:
+        raise ValueError("in UTC this moment is before the year 1 or after the year 9999") from fault
 
 
 UtcTime = Annotated[AwareDatetime, AfterValidator(_as_utc)]

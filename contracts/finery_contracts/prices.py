@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import date, datetime
 from decimal import Decimal
 from typing import Annotated, Literal
@@ -10,12 +11,16 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from finery_contracts.model import Record, Request, UtcTime
 
+_LOST_PLUS = re.compile(r" (\d\d:?\d\d)$")
+
 
 def _day_as_midnight(value: object) -> object:
     if isinstance(value, date) and not isinstance(value, datetime):
         return f"{value.isoformat()}T00:00:00Z"
     if isinstance(value, str) and len(value) == len("2026-01-31"):
         return f"{value}T00:00:00Z"
+    if isinstance(value, str) and ":" in value.partition(" ")[0]:
+        return _LOST_PLUS.sub(r"+\1", value)  # in a query that nobody escaped, the zone's plus is a space
     return value
 
 

@@ -16,7 +16,7 @@ bills = typer.Typer(help="What was charged.", no_args_is_help=False, invoke_with
 budgets = typer.Typer(help="What the project means to spend.", no_args_is_help=True)
 packages = typer.Typer(help="Hours of a flavour, bought in advance.", no_args_is_help=True)
 By = Annotated[Literal["project", "task", "day", "user", "noun"], typer.Option(help="How to group.")]
-Since = Annotated[str | None, typer.Option(help="From this day (2026-01-31) or time on, UTC.")]
+Since = Annotated[str | None, typer.Option(help="From this UTC day (2026-01-31) or time with its zone on.")]
 Until = Annotated[str | None, typer.Option(help="Before this day or time.")]
 Size = Annotated[int, typer.Option(min=1, max=100)]
 
@@ -30,7 +30,9 @@ def bill(shell: Shell, by: By = "task", since: Since = None, until: Until = None
 
 @command(bills, "as-of", example="finery bill as-of 2026-03-01T12:00:00Z")
 def as_of(
-    shell: Shell, time: Annotated[str, typer.Argument(help="A day or an ISO time, UTC.")], by: By = "task"
+    shell: Shell,
+    time: Annotated[str, typer.Argument(help="A UTC day, or a time with its zone.")],
+    by: By = "task",
 ) -> None:
     """Show what the bill was at a time, by what was known then."""
     with shell.finery as finery:
@@ -44,7 +46,7 @@ def lines(
     """List ledger lines, oldest first."""
     columns: Columns = {
         "id": lambda line: line.id, "what": lambda line: line.name or line.noun_id,
-        "quantity": lambda line: f"{line.quantity} {line.unit}", "amount": lambda line: line.amount,
+        "quantity": lambda line: f"{line.quantity:f} {line.unit}", "amount": lambda line: line.amount,
         "started": lambda line: line.started_at, "package": lambda line: line.package,
     }  # fmt: skip
     with shell.finery as finery:
@@ -70,8 +72,8 @@ def verify(
             shell.many(found.differences, columns)
         verdict = "equal" if found.ok else "NOT equal"
         shell.say(
-            f"{verdict}: {found.lines} lines, {found.facts} facts; ledger {found.total_ledger} {found.currency}, "
-            f"log {found.total_log} {found.currency}"
+            f"{verdict}: {found.lines} lines, {found.facts} facts; ledger {found.total_ledger:f} {found.currency}, "
+            f"log {found.total_log:f} {found.currency}"
         )
     if not found.ok:
         raise typer.Exit(1)
@@ -99,7 +101,7 @@ def accounts(shell: Shell) -> None:
         shell.one(found)
         return
     shell.many(found.data, {"account": lambda a: a.name, "balance": lambda a: a.balance})
-    shell.say(f"sum {found.sum} {found.currency}")
+    shell.say(f"sum {found.sum:f} {found.currency}")
 
 
 @command(budgets, "list", example="finery budgets list")
@@ -208,8 +210,8 @@ def _show(shell: Shell, found: Bill) -> None:
         shell.one(found)
         return
     columns: Columns = {
-        "what": lambda r: r.name or r.key, "id": lambda r: r.key, "quantity": lambda r: f"{r.quantity} {r.unit}",
+        "what": lambda r: r.name or r.key, "id": lambda r: r.key, "quantity": lambda r: f"{r.quantity:f} {r.unit}",
         "from packages": lambda r: r.from_packages or None, "amount": lambda r: r.amount,
     }  # fmt: skip
     shell.many(found.rows, columns)
-    shell.say(f"total {found.total} {found.currency}")
+    shell.say(f"total {found.total:f} {found.currency}")

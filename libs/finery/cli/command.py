@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -100,7 +101,7 @@ class Shell:
                 print(view.model_dump_json())
             return
         table = Table()
-        rows = [["" if (cell := value(view)) is None else str(cell) for value in columns.values()] for view in views]
+        rows = [[_plain(value(view)) for value in columns.values()] for view in views]
         for place, name in enumerate(columns):
             # An id is there to be copied: however narrow the screen, it is shown whole.
             whole = max((len(row[place]) for row in rows), default=0) if name == "id" else None
@@ -113,6 +114,13 @@ class Shell:
         """A word to a person; nothing under ``--json``."""
         if not self.as_json:
             self.console.print(text)
+
+
+def _plain(cell: object) -> str:
+    """What stands in a table; amounts without an exponent."""
+    if cell is None:
+        return ""
+    return f"{cell:f}" if isinstance(cell, Decimal) else str(cell)
 
 
 def command(group: typer.Typer, name: str, *, example: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -22,7 +22,7 @@ class Billing:
         self._transport = transport
 
     def summary(self, *, by: Grouping = "task", since: str | None = None, until: str | None = None) -> Bill:
-        """Total and rows. ``since`` and ``until``: a day (2026-01-31) or an ISO time, UTC."""
+        """Total and rows. ``since`` and ``until``: a UTC day (2026-01-31) or a time with its zone."""
         return self._transport.view(Bill, "GET", "/api/v1/bill", params=_said(by=by, since=since, until=until))
 
     def as_of(self, at: str, *, by: Grouping = "task", since: str | None = None, until: str | None = None) -> Bill:

@@ -155,6 +155,30 @@ async def test_a_bill_is_of_what_started_from_a_moment_on_and_before_another(rig
         await rig.ask("bill.summary", since="2026-03-02T00:00:00")
 
 
+@pytest.mark.parametrize(
+    ("at", "seen"),
+    [
+        ("2026-03-02T02:00:00+14:00", True), ("2026-03-02T01:59:59+14:00", False),
+        ("2026-03-01T00:00:00-12:00", True), ("2026-02-28T23:59:59-12:00", False),
+        ("2026-03-01T17:45:00 05:45", True), ("2026-03-01T17:44:59+0545", False),
+        ("2026-03-01", False), ("2026-03-02", True),
+    ],
+)  # fmt: skip
+async def test_a_bill_as_of_a_time_means_that_moment_in_whatever_zone(rig: Rig, at: str, seen: bool):
+    rig.clock.now = AT
+    await rig.hear(attempt_ended())
+
+    found = await rig.ask("bill.as_of", at=at)
+
+    assert bool(found.rows) is seen
+
+
+@pytest.mark.parametrize("at", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-12:00"])
+async def test_a_moment_that_utc_does_not_have_is_refused(rig: Rig, at: str):
+    with pytest.raises(ValidationError, match="the year 9999"):
+        await rig.ask("bill.as_of", at=at)
+
+
 async def test_nobody_sees_another_projects_lines_cost_or_usage(rig: Rig):
     for event in FACTS:
         await rig.hear(event)

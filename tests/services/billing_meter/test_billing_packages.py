@@ -229,6 +229,8 @@ async def test_what_is_not_on_offer_or_would_begin_in_the_past_is_refused(shop: 
         await shop.ask("package.buy", offer="huge")
     with pytest.raises(InvalidRequest, match="cannot begin in the past"):
         await shop.ask("package.buy", offer="small", starts_at=(day(10, 10) - timedelta(seconds=1)).isoformat())
+    with pytest.raises(InvalidRequest, match="begins within"):
+        await shop.ask("package.buy", offer="year", starts_at="9999-06-01")
 
     assert await shop.lines() == []
 

@@ -72,7 +72,7 @@ async def bill_export(desk: Desk, call: Call[ExportRequest]) -> ExportPage:
 async def bill_accounts(desk: Desk, call: Call[AccountsRequest]) -> Accounts:
     """``bill.accounts``: what is owed by whom, and what was earned."""
     found = await desk.database.read(lambda session: bill.accounts(session, call.by.project))
-    return Accounts(currency=desk.book.currency, data=found, sum=sum((a.balance for a in found), start=bill.ZERO))
+    return Accounts(currency=desk.book.currency, data=found, sum=sum((a.balance for a in found), bill.ZERO).normalize())
 
 
 async def usage(desk: Desk, call: Call[UsageRequest]) -> UsageTotals:

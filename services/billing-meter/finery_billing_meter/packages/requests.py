@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from sqlmodel import Session
 
@@ -25,6 +25,8 @@ from finery_contracts.prices import PackageOffer
 from finery_kit.bus import Call
 from finery_kit.db import Transaction
 from finery_kit.idempotency import once
+
+FURTHEST = timedelta(days=3660)
 
 
 async def offers(desk: Desk, call: Call[OffersRequest]) -> Offers:
@@ -61,6 +63,8 @@ async def buy(desk: Desk, call: Call[PackageRequest]) -> PackageView:
                 f"a package cannot begin in the past ({starts_at.isoformat()}); leave starts_at out, or give a "
                 "later time", param="starts_at",
             )  # fmt: skip
+        if starts_at > tx.now + FURTHEST:
+            raise InvalidRequest(f"a package begins within {FURTHEST.days} days", param="starts_at")
         return handlers.buy(tx, _package(offer, call.by, tx.now, starts_at, desk.book.currency))
 
     bought = await desk.database.write(lambda tx: once(tx, call.asked, PackageView, work))

@@ -13,6 +13,7 @@ from fastapi.responses import StreamingResponse
 from finery_contracts.access import Actor, Role
 from finery_contracts.billing import Accounts, Bill, Cost, ExportPage, Verification
 from finery_contracts.budgets import BudgetPage, BudgetRequest, BudgetView
+from finery_contracts.deployments import DeploymentCommand
 from finery_contracts.estimates import Estimate, EstimateAsked
 from finery_contracts.model import Record
 from finery_contracts.packages import Offers, PackagePage, PackageRequest, PackageView
@@ -20,6 +21,7 @@ from finery_studio.edge.auth import Gate
 from finery_studio.edge.forward import Ask, Free, PageSize, carried_out
 from finery_studio.edge.wishes import Wish
 from finery_studio.pools import store as pools
+from finery_studio.tasks import store as tasks
 from finery_studio.tuning.duration import duration_of
 
 OWNER = "billing-meter"
@@ -74,11 +76,21 @@ def _bills(router: APIRouter, gate: Gate, ask: Ask) -> None:
 
     @router.get("/cost/{noun_id}")
     async def cost(noun_id: str, actor: Actor = reader) -> Cost:
-        return Cost.model_validate(await ask(OWNER, "cost", Free({"noun_id": noun_id}), actor))
+        found = Cost.model_validate(await ask(OWNER, "cost", Free({"noun_id": noun_id}), actor))
+        if not found.amount:  # free so far, or not there at all
+            await _must_be_there(gate, ask, noun_id, actor)
+        return found
 
     @router.get("/prices")
     async def prices(actor: Actor = reader) -> Any:
         return await ask(OWNER, "prices", None, actor)
+
+
+async def _must_be_there(gate: Gate, ask: Ask, noun_id: str, actor: Actor) -> None:
+    if noun_id.startswith("dep_"):
+        await ask("deployer", "get", DeploymentCommand(deployment=noun_id), actor)
+    elif not noun_id.startswith("pkg_"):
+        await gate.database.read(lambda s: tasks.load(s, actor.project, noun_id))
 
 
 async def _page(ask: Ask, actor: Actor, asked: dict[str, Any], after: str | None) -> ExportPage:
