@@ -221,3 +221,21 @@ def test_the_driver_is_compared_as_a_version_and_not_as_text() -> None:
     assert wrong_driver({"gpu": 1}, flavours, "1000.1") is None
     assert wrong_driver({"cpu": 1}, flavours, None) is None
     assert "needs a driver >=535" in str(wrong_driver({"gpu": 1}, flavours, "90.0"))
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"kind": "tune", "priority": 101}, "priority"), ({"kind": "tune", "auto_stop_s": 59}, "auto_stop_s"),
+        ({"kind": "evaluate", "keep_logs": "../../etc"}, "keep_logs"), ({"kind": "ingest", "priorty": 1}, "priorty"),
+        ({"kind": "dance"}, "kind"), ({"kind": ["tune"]}, "kind"), ({}, "kind"),
+    ],
+)  # fmt: skip
+async def test_a_faulty_task_is_refused_with_the_place_as_it_was_written(
+    studio: Rig, dataset: str, body: dict[str, Any], param: str
+) -> None:
+    whole = {"model": GALLERY_MODEL, "dataset": dataset} if body.get("kind") != "ingest" else {"dataset": dataset}
+    async with studio.http() as api:
+        answer = await api.post("/api/v1/tasks", json={**whole, **body})
+
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, param)

@@ -89,7 +89,7 @@ async def test_headers_are_decoded_as_the_binding_says(studio: Rig) -> None:
         ({"data_base64": "§"}, "data_invalid", "data_base64"),
         ({"data": {}, "data_base64": "e30="}, "attribute_invalid", "data"),
         ({"type": "io.finery.nonsense.v1"}, "type_unknown", "type"),
-        ({"data": {"kind": "tune"}}, "invalid_request", "tune.model"),
+        ({"data": {"kind": "tune"}}, "invalid_request", "model"),
     ],
 )  # fmt: skip
 async def test_an_event_that_is_wrong_is_refused_by_name_and_said_so(

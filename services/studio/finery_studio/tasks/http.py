@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, Query, Request
 from fastapi.responses import FileResponse, StreamingResponse
-from pydantic import Field, TypeAdapter
+from pydantic import BaseModel
 from sqlmodel import Session
 
 from finery_contracts.access import Actor, Role
@@ -33,9 +33,6 @@ from finery_studio.tasks.moves import IllegalMove
 from finery_studio.tuning.handlers import EvaluateRequest, TuneRequest, TuningDesk
 
 ReadSubject = Callable[..., Awaitable[list[Stored]]]
-AnyRequest = Annotated[
-    TuneRequest | EvaluateRequest | ValidateRequest | ImportRequest | IngestRequest, Field(discriminator="kind")
-]
 NOT_OFFERED = {"distill": "distillation", "compress": "compression"}
 LOG_POLL_S = 0.5
 
@@ -69,15 +66,17 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
     kind = body.get("kind")
     if isinstance(kind, str) and kind in NOT_OFFERED:
         raise NotOffered(f"{NOT_OFFERED[kind]} is not offered yet; tune and evaluate are", param="kind")
-    asked = TypeAdapter[Any](AnyRequest).validate_python(body)
-    makers: dict[type, Callable[[Transaction, Any, Actor], TaskView]] = {
-        TuneRequest: desk.tuning.tune,
-        EvaluateRequest: desk.tuning.evaluate,
-        ValidateRequest: desk.tuning.validate,
-        ImportRequest: desk.tuning.models.imports,
-        IngestRequest: partial(ingest_again, specs=desk.tasks.specs),
+    makers: dict[str, tuple[type[BaseModel], Callable[[Transaction, Any, Actor], TaskView]]] = {
+        "tune": (TuneRequest, desk.tuning.tune),
+        "evaluate": (EvaluateRequest, desk.tuning.evaluate),
+        "validate": (ValidateRequest, desk.tuning.validate),
+        "import": (ImportRequest, desk.tuning.models.imports),
+        "ingest": (IngestRequest, partial(ingest_again, specs=desk.tasks.specs)),
     }
-    return makers[type(asked)](tx, asked, actor)
+    if not isinstance(kind, str) or kind not in makers:
+        raise InvalidRequest(f"say what it is to do: kind is one of {', '.join(makers)}", param="kind")
+    request, make = makers[kind]
+    return make(tx, request.model_validate(body), actor)
 
 
 def routes(desk: TaskRoutes) -> APIRouter:
