@@ -8,6 +8,7 @@ from decimal import Decimal
 from fractions import Fraction
 
 from finery_contracts.deployments import DeploymentInstanceEnded
+from finery_contracts.notifications import NotificationMetered
 from finery_contracts.packages import PackageView
 from finery_contracts.prices import PriceList
 from finery_contracts.tasks import TaskAttemptEnded
@@ -26,12 +27,15 @@ def expected(facts, packages: list[PackageView], prices: PriceList) -> Net:
         if isinstance(fact, UsageRecorded):
             net |= _tokens(fact, prices)
             continue
+        if isinstance(fact, NotificationMetered):
+            net |= _messages(fact, prices)
+            continue
         interval = fact.data.interval
         if interval.billed and interval.running_s > 0:
             source, flavour, pool, instances = _what(fact)
             runs[source] = (
                 fact.project, flavour, interval.started_at, source, Fraction(repr(interval.running_s)), instances,
-                pool == "public",
+                not pool.startswith("pool_"),
             )  # fmt: skip
     groups = defaultdict(list)
     for run in runs.values():
@@ -67,6 +71,16 @@ def _tokens(fact: UsageRecorded, prices: PriceList) -> Net:
             source = f"usage:{fact.data.segment}:{fact.data.offset}:{deployment}:{kind}:{key}"
             net[source, "", -1] = (Decimal(count), _nano(round(count * price * NANO)))
     return net
+
+
+def _messages(fact: NotificationMetered, prices: PriceList) -> Net:
+    versions = [v for v in prices.notifications.get(fact.data.channel, []) if v.valid_from <= fact.data.window_start]
+    cost = fact.data.count * Fraction(versions[-1].per_message) if versions else 0
+    return (
+        {(f"notification:{fact.data.key}", "", -1): (Decimal(fact.data.count), _nano(round(cost * NANO)))}
+        if cost
+        else {}
+    )
 
 
 def _group(runs, packages: list[PackageView], versions) -> Net:

@@ -74,13 +74,14 @@ def fact(kind: type[Event], noun_id: str, *, project: str, version: int, data) -
 def attempt_ended(
     task: str = "task_1", *, attempt: int = 1, running_s: float = 3600.0, reason: EndReason = EndReason.SUCCEEDED,
     flavour: str = "cpu", instances: int = 1, started_at: datetime = AT, project: str = "proj_1", user: str = "user_1",
+    pool: str = "public",
 ) -> TaskAttemptEnded:  # fmt: skip
     interval = RunInterval(
         attempt=attempt, started_at=started_at, running_s=running_s, reason=reason, billed=reason.billed
     )
     view = TaskView(
         id=task, project=project, kind=TaskKind.TUNE, name=f"name of {task}", state=TaskState.RUNNING,
-        version=attempt * 3, created_by=user, flavour=flavour, instances=instances, created_at=started_at,
+        version=attempt * 3, created_by=user, flavour=flavour, instances=instances, created_at=started_at, pool=pool,
     )  # fmt: skip
     tried = AttemptView(number=attempt, worker="w", state="ended", reason=reason, claimed_at=started_at)
     data = AttemptEndedData(task=view, attempt=tried, interval=interval)

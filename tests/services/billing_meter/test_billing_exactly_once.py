@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from billing_oracle import Net, expected
-from billing_rig import PRICES, Rig, attempt_ended, call_of, instance_ended, usage_recorded
+from billing_rig import PRICES, Rig, attempt_ended, call_of, instance_ended, notifications_metered, usage_recorded
 from billing_worker import meter
 
 from finery_billing_meter.packages import handlers as packages
@@ -47,6 +47,7 @@ def random_facts(dice: random.Random, count: int) -> list[Event]:
             attempt_ended(
                 f"task_{n}", attempt=dice.randint(1, 3), running_s=seconds, reason=dice.choice(list(EndReason)),
                 flavour=flavour, instances=dice.randint(1, 4), started_at=at, project=project,
+                pool=dice.choice(["public", "public", "public_2", "pool_own"]),
             )
         )  # fmt: skip
         if n % 3 == 0:
@@ -56,6 +57,8 @@ def random_facts(dice: random.Random, count: int) -> list[Event]:
                     billed=dice.random() < 0.8,
                 )
             )  # fmt: skip
+            channel = dice.choice(["email", "webhook"])
+            facts.append(notifications_metered(f"told_{n}", channel=channel, count=dice.randint(0, 10**6), at=at))
             calls = [call_of(f"dep_{n}", f"key_{k}", dice.randint(0, 10**6), dice.randint(0, 999), at=at) for k in "ab"]
             facts.append(usage_recorded(calls * 2, segment=f"seg_{n}", offset=n, project=project))
     return facts
@@ -121,6 +124,14 @@ async def test_whatever_comes_how_often_in_whatever_order_the_ledger_is_the_orac
     assert sum(totals) == sum(amount for _, amount in wanted.values())
     for project in ("proj_1", "proj_2"):
         assert (await rig.ask("bill.accounts", project=project)).sum == 0
+
+    rig.clock.now = max(package.ends_at for package in bought)
+    await rig.database.write(packages.expire)
+    await deliver(rig, dice, [fact.model_copy(update={"id": new_id("evt")}) for fact in facts])
+    assert await net_of(rig) == wanted
+    for project in ("proj_1", "proj_2"):
+        balances = {a.name: a.balance for a in (await rig.ask("bill.accounts", project=project)).data}
+        assert balances.get("prepaid", 0) == 0  # whatever was paid in advance is earned, used or not
 
 
 async def test_a_meter_that_is_killed_again_and_again_charges_each_fact_once(tmp_path: Path):
