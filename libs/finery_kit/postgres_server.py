@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import count
@@ -37,8 +37,23 @@ class PostgresServer:
     """A running server; ``fresh`` lends databases of it."""
 
     socket: Path
+    _started: Callable[[], subprocess.Popen[bytes]]
+    _process: subprocess.Popen[bytes] = field(init=False)
     _idle: list[str] = field(default_factory=list[str])
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def start(self) -> None:
+        """Begin, or go on after ``stop``."""
+        self._process = self._started()
+
+    def stop(self) -> None:
+        """A fast shutdown: sessions are ended, what is committed stays."""
+        self._process.send_signal(signal.SIGINT)
+        try:
+            self._process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
 
     def url(self, database: str) -> str:
         """The URL that SQLAlchemy takes."""
@@ -91,16 +106,12 @@ def postgres_server() -> Generator[PostgresServer]:
             os.chown(folder, owner.pw_uid, owner.pw_gid)
         place = _Place(folder, owner)
         place.initialise(_binaries(place))
-        process = place.started()
+        server = PostgresServer(folder, place.started)
+        server.start()
         try:
-            yield PostgresServer(folder)
+            yield server
         finally:
-            process.send_signal(signal.SIGINT)  # a fast shutdown: sessions are ended, what is committed stays
-            try:
-                process.wait(timeout=30)
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.wait()
+            server.stop()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 

@@ -14,7 +14,6 @@ from finery_contracts.access import Actor, Role
 from finery_contracts.rebuild import RebuildState
 from finery_contracts.streams import EVENTS
 from finery_gateway.shipper import HEARERS, Shipper
-from finery_kit import rebuild as rebuild_module
 from finery_kit.bus import ask
 from finery_kit.bus_init import bus_init
 from finery_kit.rebuild import Rebuilder
@@ -44,18 +43,15 @@ async def lose_the_stream(rig: Rig) -> None:
     await bus_init(rig.client)
 
 
-@pytest.fixture
-def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rebuild_module, "LOOK_S", 0.05)
-
-
 async def call(rig: Rig) -> str:
     async with rig.post(CHAT) as answer:
         await answer.read()
         return answer.headers["X-Request-Id"]
 
 
-async def test_a_lost_stream_gets_all_usage_again_before_any_new_and_each_call_once(rig: Rig, looks_often: None):
+async def test_a_lost_stream_gets_all_usage_again_before_any_new_and_each_call_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+):
     await rig.add_route()
     async with rig.gateway():  # a gateway of earlier: its segment is not the active one any more
         old = [await call(rig) for _ in range(3)]
@@ -64,8 +60,10 @@ async def test_a_lost_stream_gets_all_usage_again_before_any_new_and_each_call_o
         said = [*old, *[await call(rig) for _ in range(3)]]
         await rig.calls(6)
         before = {fact.id: fact for fact in await rig.usage()}
-        await lose_the_stream(rig)
+        await rig.client.jetstream().delete_stream(EVENTS.name)
         said.append(await call(rig))
+        await rig.until_true(lambda: "usage_waits" in caplog.text)
+        await bus_init(rig.client)
         calls = await rig.calls(7)
         facts = await rig.usage()
 
