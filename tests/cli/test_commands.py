@@ -44,6 +44,21 @@ def answer(request: httpx.Request) -> httpx.Response:
         "/api/v1/keys": {"data": [], **PAGE},
         "/api/v1/bill": {"currency": "USD", "total": "0.5", "rows": [], "has_more": False},
         "/api/v1/events": {"data": [], "has_more": False, "next": 0},
+        "/api/v1/deployments/support/events": {
+            "data": [
+                {
+                    "seq": 7,
+                    "event": {
+                        "type": "io.finery.deployment.running.v1",
+                        "subject": "deployment/dep_1",
+                        "time": AT,
+                        "data": {"state": "running"},
+                    },
+                }
+            ],
+            "has_more": True,
+            "next": 7,
+        },
     }
     if path in said:
         return httpx.Response(200, json=said[path])
@@ -81,7 +96,7 @@ def commands(group: Any, *above: str) -> list[tuple[str, ...]]:
     "words",
     [
         ("tasks", "list"), ("tasks", "show", "task_1"), ("tasks", "watch", "task_1"), ("tasks", "metrics", "task_1"),
-        ("logs", "task_1"), ("bill",),
+        ("logs", "task_1"), ("bill",), ("deployments", "events", "support"),
     ],
 )  # fmt: skip
 def test_json_is_one_object_or_one_line_an_item(stub: None, words: tuple[str, ...]) -> None:
@@ -110,6 +125,12 @@ def test_an_id_is_shown_whole_on_a_narrow_screen(monkeypatch: pytest.MonkeyPatch
 def test_people_see_a_table_and_a_curve(stub: None) -> None:
     assert "tune-it" in run("tasks", "list").stdout
     assert "loss: 3 at step 1 → 1 at step 3" in run("tasks", "metrics", "task_1").stdout
+
+
+def test_a_deployments_past_is_shown_with_the_place_where_it_goes_on(stub: None) -> None:
+    done = run("deployments", "events", "support")
+    assert "running" in done.stdout
+    assert "--after 7" in done.stdout + done.stderr
 
 
 def test_an_error_of_the_installation_leaves_with_status_1_and_its_code(stub: None) -> None:

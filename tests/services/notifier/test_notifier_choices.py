@@ -1,5 +1,6 @@
 """What a subscription may choose: filters, order, templates, the past; and what is counted for billing."""
 
+import asyncio
 import json
 from datetime import timedelta
 
@@ -15,8 +16,8 @@ from finery_contracts.notification_requests import BackfillRequest, ConfirmReque
 from finery_contracts.notifications import NotificationMetered, SubscriptionView, Template
 from finery_contracts.registry import parse_event
 from finery_kit.delivery import OutboxRow
-from finery_notifier import deliveries, letters, metering
-from finery_notifier.app import ROUTES
+from finery_notifier import letters, metering
+from finery_notifier.app import ROUTES, forget_old
 from finery_notifier.backfill import Backfill
 from finery_notifier.filters import check_filter, fits
 from finery_notifier.store import select
@@ -238,8 +239,11 @@ async def test_the_log_goes_back_as_far_as_the_policy_says(rig: Rig, sink: Sink)
     rig.clock.advance(3600)
     await rig.hear(succeeded(rig))
 
-    before = rig.clock.now - timedelta(seconds=60)
-    ids = await rig.database.read(lambda session: deliveries.outlived(session, before))
-    await rig.database.write(lambda tx: deliveries.prune(tx, ids, before))
+    forgetting = asyncio.create_task(forget_old(rig.database, timedelta(seconds=60)))
+    async with asyncio.timeout(20):
+        while len(await rig.deliveries(made.id)) > 1:
+            await asyncio.sleep(0.02)
+    forgetting.cancel()
+    await asyncio.gather(forgetting, return_exceptions=True)
 
     assert [delivery.state for delivery in await rig.deliveries(made.id)] == ["waiting"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -54,6 +55,27 @@ async def test_a_temporary_model_goes_after_two_notices(studio: Rig, clock: Virt
     assert (await studio.said(model)).count("model.expires_soon") == 2
     with pytest.raises(NotFound):
         await studio.model(model)
+
+
+async def test_an_operators_own_policy_is_followed(tmp_path: Path, clock: VirtualClock, database_url: str) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("temporary_model_days: 5\ntemporary_model_notice_days: [2]\nlogs_days: 3\n")
+    studio = await studio_rig(tmp_path, clock=clock, retention_file=policy, database_url=database_url)
+    task = await tuned(studio)
+    model, file, told = task.result["model"], write_log(studio, task), []
+    for _ in range(5):
+        await pass_days(studio, clock, 1)
+        told.append((await studio.said(model))[-1])
+        looking = asyncio.create_task(studio.studio.loops.logs_loop())
+        await asyncio.sleep(0)
+        async with asyncio.timeout(20):
+            while file.exists() and len(told) > 3:
+                await asyncio.sleep(0.02)
+        assert file.exists() is (len(told) <= 3)
+        looking.cancel()
+        await asyncio.gather(looking, return_exceptions=True)
+    assert told == ["model.ready"] * 2 + ["model.expires_soon"] * 2 + ["model.deleted"]
+    await asyncio.to_thread(studio.studio.database.close)
 
 
 async def test_notices_that_an_outage_held_up_are_one(studio: Rig, clock: VirtualClock) -> None:
