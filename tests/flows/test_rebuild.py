@@ -31,12 +31,12 @@ Json = dict[str, Any]
 class Brokers:
     """Every broker that a house starts."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, **settings: str) -> None:
         self.made = list[NatsServer]()
         real = NatsServer.__init__
 
         def remember(server: NatsServer, *args: Any, **named: Any) -> None:
-            real(server, *args, **named)
+            real(server, *args, **named, **settings)
             self.made.append(server)
 
         monkeypatch.setattr(NatsServer, "__init__", remember)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
+import shutil
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import nats
 import pytest
 from gateway_rig import Rig
 from test_usage_journal import CHAT, Bus, a_call, a_journal, a_shipper, calls_of
@@ -13,10 +19,14 @@ from test_usage_journal import CHAT, Bus, a_call, a_journal, a_shipper, calls_of
 from finery_contracts.access import Actor, Role
 from finery_contracts.rebuild import RebuildState
 from finery_contracts.streams import EVENTS
+from finery_contracts.usage import UsageRecorded
 from finery_gateway.shipper import HEARERS, Shipper
-from finery_kit.bus import ask
+from finery_kit.bus import ask, inbox_prefix
 from finery_kit.bus_init import bus_init
+from finery_kit.nats_server import NatsServer
+from finery_kit.ports import free_port
 from finery_kit.rebuild import Rebuilder
+from finery_kit.service import connected
 
 OPERATOR = Actor(project="prj_1", project_name="p", user="ann", key="key_1", role=Role.OPERATOR)
 DAY_S = 86_400
@@ -28,7 +38,7 @@ def grow_old(folder: Path, *, days: float) -> None:
         os.utime(path, (at, at))
 
 
-async def hear(rig: Rig, durable: str) -> None:
+async def hear(rig: Any, durable: str) -> None:
     """Take and acknowledge everything, as the service of that name does."""
     jetstream = rig.client.jetstream()
     subscription = await jetstream.pull_subscribe_bind(durable, EVENTS.name)
@@ -102,7 +112,7 @@ async def test_a_gateway_that_was_away_when_the_stream_was_lost_says_it_when_it_
         assert [one.request_id for one in await rig.calls(1)] == [first]
 
 
-async def shipped(rig: Rig, folder: Path, *, days: int = 31) -> Shipper:
+async def shipped(rig: Any, folder: Path, *, days: int = 31) -> Shipper:
     """A gateway's first segment is on the bus, a second one is active."""
     journal = a_journal(folder)
     await journal.post(a_call(0))
@@ -162,6 +172,62 @@ async def test_unheard_usage_stays_however_old_and_a_new_stream_that_lacks_it_de
     await shipper.forget_heard()
     assert shipper.journal.segments() == [shipper.journal.active]
     await shipper.journal.close()
+
+
+async def test_the_gateways_own_credential_is_enough_for_all_of_it(tmp_path: Path):
+    server = NatsServer(tmp_path, bytes(32), port=free_port())
+    await server.start(())
+    await make_streams(server)
+    url, faults = server.url("gateway"), list[str]()
+
+    async def note(fault: Exception) -> None:
+        faults.append(repr(fault))
+
+    gateway = await nats.connect(
+        url, inbox_prefix=inbox_prefix(url), error_cb=note, max_reconnect_attempts=-1, reconnect_time_wait=0.05
+    )
+    shipper = await shipped(SimpleNamespace(client=gateway), tmp_path / "usage", days=5)
+    assert shipper.stream is not None
+
+    await server.stop()
+    shutil.rmtree(server.folder / "jetstream")
+    await server.restart()
+    await make_streams(server)
+    await shipper.journal.post(a_call(2))
+    async with asyncio.timeout(20):
+        while len(await usage_on(server)) < 3:
+            with contextlib.suppress(Exception):
+                await shipper.ship_all()
+            await asyncio.sleep(0.05)
+    said = await usage_on(server)
+    for durable in HEARERS:
+        async with connected(server.url(durable)) as hearer:
+            await hear(SimpleNamespace(client=hearer), durable)
+    grow_old(tmp_path / "usage", days=6)
+    await shipper.forget_heard()
+    left = shipper.journal.segments()
+
+    await shipper.journal.close()
+    await gateway.close()
+    await server.stop()
+    assert sorted(said) == ["req_0", "req_1", "req_2"]
+    assert left == [shipper.journal.active]
+    assert [fault for fault in faults if "permissions" in fault.lower()] == []
+
+
+async def make_streams(server: NatsServer) -> None:
+    async with connected(server.url("init")) as client:
+        await bus_init(client)
+
+
+async def usage_on(server: NatsServer) -> list[str]:
+    """Every call that is on the bus."""
+    async with connected(server.url("studio")) as client:
+        jetstream = client.jetstream()
+        last = (await jetstream.stream_info(EVENTS.name)).state.last_seq
+        found = [await jetstream.get_msg(EVENTS.name, seq, direct=True) for seq in range(1, last + 1)]
+    facts = [UsageRecorded.model_validate_json(message.data or b"") for message in found]
+    return [call.request_id for fact in facts for call in fact.data.calls]
 
 
 async def test_a_batch_that_was_written_down_by_half_was_not_sent_and_is_made_anew(tmp_path: Path):
