@@ -27,6 +27,13 @@ TASK: dict[str, Any] = {
 PAGE = {"has_more": False, "next": None}
 
 
+LINE = {
+    "id": "line_1", "project": "prj_1", "key": "k", "noun": "task", "noun_id": "task_1", "description": "d",
+    "quantity": "1E-9", "unit": "hour", "unit_price": "600", "amount": "6E-7", "currency": "USD", "started_at": AT,
+    "created_at": AT, "event": "evt_1",
+}  # fmt: skip
+
+
 def answer(request: httpx.Request) -> httpx.Response:
     """What a tiny installation would say."""
     path = request.url.path
@@ -42,6 +49,8 @@ def answer(request: httpx.Request) -> httpx.Response:
         },
         "/api/v1/tasks/task_1/logs": {"data": [{"seq": 1, "at": AT, "attempt": 1, "text": "lm loss: 0.5"}], **PAGE},
         "/api/v1/keys": {"data": [], **PAGE},
+        "/api/v1/cost/task_1": {"amount": "7E-7", "currency": "USD", "charged": "6E-7", "running": "1E-7"},
+        "/api/v1/bill/lines": {"data": [LINE], **PAGE},
         "/api/v1/bill": {"currency": "USD", "total": "0.5", "rows": [], "has_more": False},
         "/api/v1/events": {"data": [], "has_more": False, "next": 0},
         "/api/v1/deployments/support/events": {
@@ -96,7 +105,7 @@ def commands(group: Any, *above: str) -> list[tuple[str, ...]]:
     "words",
     [
         ("tasks", "list"), ("tasks", "show", "task_1"), ("tasks", "watch", "task_1"), ("tasks", "metrics", "task_1"),
-        ("logs", "task_1"), ("bill",), ("deployments", "events", "support"),
+        ("logs", "task_1"), ("bill",), ("bill", "cost", "task_1"), ("deployments", "events", "support"),
     ],
 )  # fmt: skip
 def test_json_is_one_object_or_one_line_an_item(stub: None, words: tuple[str, ...]) -> None:
@@ -131,6 +140,11 @@ def test_a_deployments_past_is_shown_with_the_place_where_it_goes_on(stub: None)
     done = run("deployments", "events", "support")
     assert "running" in done.stdout
     assert "--after 7" in done.stdout + done.stderr
+
+
+def test_the_smallest_amounts_are_shown_without_an_exponent(stub: None) -> None:
+    assert "0.0000007 USD: 0.0000006 charged, 0.0000001 for what runs now" in run("bill", "cost", "task_1").stdout
+    assert "0.0000006" in run("bill", "lines").stdout
 
 
 def test_an_error_of_the_installation_leaves_with_status_1_and_its_code(stub: None) -> None:

@@ -92,6 +92,17 @@ def export(
             sys.stdout.write(piece)
 
 
+@command(bills, "cost", example="finery bill cost task_01k…")
+def cost(shell: Shell, of: Annotated[str, typer.Argument(help="A task's or deployment's id.")]) -> None:
+    """Show what a task or deployment has cost so far; what runs now is an estimate."""
+    with shell.finery as finery:
+        found = finery.bill.cost(of)
+    if shell.as_json:
+        shell.one(found)
+        return
+    shell.say(f"{found.amount:f} {found.currency}: {found.charged:f} charged, {found.running:f} for what runs now")
+
+
 @command(bills, "accounts", example="finery bill accounts")
 def accounts(shell: Shell) -> None:
     """Show the balances of the double-entry ledger."""
