@@ -16,7 +16,8 @@ from sqlmodel import col, select, update
 from finery_contracts.errors import Conflict, RateLimited
 from finery_contracts.jobs import TaskKind
 from finery_contracts.tasks import EndReason, TaskView
-from finery_contracts.work import Claim
+from finery_contracts.work import Claim, ClaimRequest
+from finery_kit.db import Transaction
 from finery_studio.pools import admission, queue
 from finery_studio.pools import store as pool_store
 from finery_studio.pools.recount import recount
@@ -254,6 +255,33 @@ async def test_nothing_of_a_held_project_begins_until_every_cause_is_over(rig: A
     assert await rig.claim() is None
     await rig.write(lambda tx: pool_store.release(tx, "a", cause="budget_2"))
     assert await rig.claim() is not None
+
+
+@pytest.mark.parametrize("database_url", ["postgres"], indirect=True)
+async def test_what_is_claimed_while_its_project_is_held_is_seen_by_who_holds_it(rig: AdmissionRig) -> None:
+    task = await rig.submit("a")
+    chosen, go_on = asyncio.Event(), asyncio.Event()
+    loop, next_task = asyncio.get_running_loop(), rig.tasks.choose
+
+    def slowly(tx: Transaction, request: ClaimRequest) -> store.TaskRow | None:
+        row = next_task(tx, request)
+        loop.call_soon_threadsafe(chosen.set)
+        asyncio.run_coroutine_threadsafe(go_on.wait(), loop).result()
+        return row
+
+    def hold(tx: Transaction) -> list[str]:
+        pool_store.hold(tx, "a", cause="budget_1", reason="budget used up")
+        return store.live_ids(tx.session, "a")
+
+    rig.tasks.choose = slowly
+    claiming = asyncio.create_task(rig.claim())
+    await chosen.wait()
+    holding = asyncio.create_task(rig.write(hold))
+    await asyncio.wait({holding}, timeout=0.5)
+    go_on.set()
+
+    assert await claiming is not None
+    assert await holding == [task.id]
 
 
 # --- places and reasons -----------------------------------------------------------------------------------------------

@@ -194,7 +194,11 @@ def settled(row: QuotaRow, default: Quota) -> Quota:
 
 
 def hold(tx: Transaction, project: str, *, cause: str, reason: str) -> None:
-    """Begin nothing of this project until ``release``; its waiting tasks say the reason."""
+    """Begin nothing of this project until ``release``; its waiting tasks say the reason.
+
+    What is being claimed at this moment is waited for: whoever looks afterwards for what runs sees it.
+    """
+    one_at_a_time(tx.session, LOCK_ADMISSION)
     tx.session.merge(HoldRow(project=project, cause=cause, reason=reason))
     tx.session.flush()
 

@@ -28,7 +28,7 @@ def on_budget_exhausted(tx: Transaction, event: BudgetExhausted, *, desk: TaskDe
     budget = event.data
     if not budget.stop:
         return
-    reason = f"budget {budget.name} of {budget.limit} {budget.currency} is used up"
+    reason = f"budget {budget.name} of {budget.limit:f} {budget.currency} is used up"
     pool_store.hold(tx, event.project, cause=budget.id, reason=reason)
     for task_id in store.live_ids(tx.session, event.project):
         desk.stop_if_going(tx, task_id, StopReason.BUDGET)
