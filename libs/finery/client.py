@@ -23,7 +23,7 @@ from finery.resources.dead import Dead
 from finery.resources.deployments import Deployments
 from finery.resources.events import Events
 from finery.resources.models import Models
-from finery.resources.notifications import Subscriptions, Topics
+from finery.resources.notifications import Deliveries, Subscriptions, Topics
 from finery.resources.pools import Flavours, Pools, Quotas
 from finery.resources.rebuild import Rebuild
 from finery.resources.tasks import Tasks
@@ -44,6 +44,7 @@ class Finery:
         self.deployments = Deployments(self._transport)
         self.topics = Topics(self._transport)
         self.subscriptions = Subscriptions(self._transport)
+        self.deliveries = Deliveries(self._transport)
         self.events = Events(self._transport)
         self.dead = Dead(self._transport)
         self.rebuild = Rebuild(self._transport)

@@ -15,7 +15,19 @@ Begin with `finery up`, then `finery models gallery`; or run everything once wit
 
 def application() -> typer.Typer:
     """All commands."""
-    from finery.cli import billing, bus, datasets, deployments, house, models, pools, project, reading, tasks
+    from finery.cli import (
+        billing,
+        bus,
+        datasets,
+        deployments,
+        house,
+        models,
+        notifications,
+        pools,
+        project,
+        reading,
+        tasks,
+    )
 
     app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
     house.register(app)
@@ -29,6 +41,7 @@ def application() -> typer.Typer:
     app.add_typer(bus.group, name="bus")
     reading.register(app)
     project.register(app)
+    notifications.register(app)
     billing.register(app)
     return app
 

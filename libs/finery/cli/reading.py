@@ -47,15 +47,15 @@ def events(
             print(item.model_dump_json() if shell.as_json else line, flush=True)
 
 
-def moment(text: str) -> str:
+def moment(text: str, *, option: str = "--since") -> str:
     """A time as the API takes it, from what a person says; ``2h`` is two hours ago."""
     ago = re.fullmatch(r"([0-9]{1,6})([smhdw])", text)
-    if ago is not None:
-        return (datetime.now(UTC) - timedelta(seconds=int(ago[1]) * SECONDS[ago[2]])).isoformat()
     try:
+        if ago is not None:
+            return (datetime.now(UTC) - timedelta(seconds=int(ago[1]) * SECONDS[ago[2]])).isoformat()
         found = datetime.fromisoformat(text)
-    except ValueError as fault:
-        raise UserMistake(f"--since {text}: say 2h, 3d, 2026-11-01 or 2026-11-21T08:00:00Z") from fault
+    except (ValueError, OverflowError) as fault:
+        raise UserMistake(f"{option} {text}: say 2h, 3d, 2026-11-01 or 2026-11-21T08:00:00Z") from fault
     return found.replace(tzinfo=found.tzinfo or UTC).isoformat()
 
 
