@@ -40,6 +40,8 @@ class DatasetRoutes:
         """Keep the bytes, then make dataset and task in one transaction. ``told``: the answer's shape."""
         actor = wish.actor
         filename = (upload.filename or "upload").replace("\\", "/").rsplit("/", 1)[-1][:255] or "upload"
+        if "\0" in f"{filename}{said.get('name', '')}":
+            raise InvalidRequest("a name holds no NUL", code="name_invalid", param="name")
         blob = await self.storage.put_stream(actor.project, _chunks(upload), max_bytes=self.max_bytes)
         if blob.size_bytes == 0:
             raise InvalidRequest(f"the file {filename} is empty", code="file_empty", param="file")

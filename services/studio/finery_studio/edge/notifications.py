@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.errors import FineryError
-from finery_contracts.model import UtcTime
+from finery_contracts.model import Request, UtcTime
 from finery_contracts.notification_requests import MAX_OVERLAP_S, SubscriptionRequest, TopicRequest
 from finery_contracts.notifications import Unsubscribing
 from finery_studio.edge.auth import Gate
@@ -23,20 +23,20 @@ FORM = '<form method="post"><button type="submit">Unsubscribe</button></form>'
 QUIET = {"Referrer-Policy": "no-referrer", "Cache-Control": "no-store"}
 
 
-class Rotation(BaseModel):
+class Rotation(Request):
     """How long the old secret signs beside the new one."""
 
     overlap_s: float = Field(default=86_400.0, ge=0, le=MAX_OVERLAP_S)
 
 
-class Again(BaseModel):
+class Again(Request):
     """What to send once more."""
 
     since: UtcTime
     state: Literal["dead", "delivered", "all"] = "dead"
 
 
-class Since(BaseModel):
+class Since(Request):
     """From when on."""
 
     since: UtcTime

@@ -9,16 +9,24 @@ from collections.abc import Generator
 from typing import Any
 
 import uvicorn
+from fastapi.responses import JSONResponse
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import SpanKind, Status, StatusCode
 
+from finery_contracts.errors import InvalidRequest
 from finery_kit.telemetry import context_of, span_from
 
 PATIENCE_S = 5
+LINKS = ("/confirm/", "/unsubscribe/")
+"""What follows is a token: whoever reads it may do what the link does."""
+UNKEPT = JSONResponse(InvalidRequest("a URL holds no NUL; send plain text", code="url_invalid").as_openai(), 400)
 
 
 class TracedApp:
-    """ASGI: one server span for each request that changes something; reads are too many to be worth one."""
+    """ASGI: one server span for each request that changes something; reads are too many to be worth one.
+
+    A NUL in a URL ends here: no database takes it.
+    """
 
     def __init__(self, app: Any) -> None:
         self._app = app
@@ -27,6 +35,9 @@ class TracedApp:
         """See ASGI 3."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
+            return
+        if "\0" in scope["path"] or b"%00" in scope["query_string"] or b"\0" in scope["query_string"]:
+            await UNKEPT(scope, receive, send)
             return
         headers = dict(scope["headers"])
         parent = headers.get(b"traceparent", b"").decode("latin-1")
@@ -41,7 +52,8 @@ class TracedApp:
             detach(token)
 
     async def _traced(self, scope: Any, receive: Any, send: Any) -> None:
-        with span_from(None, "studio", f"{scope['method']} {scope['path']}", kind=SpanKind.SERVER) as span:
+        name = f"{scope['method']} {shown_path(scope['path'])}"
+        with span_from(None, "studio", name, kind=SpanKind.SERVER) as span:
 
             async def noting(message: Any) -> None:
                 if message["type"] == "http.response.start":
@@ -51,6 +63,11 @@ class TracedApp:
                 await send(message)
 
             await self._app(scope, receive, noting)
+
+
+def shown_path(path: str) -> str:
+    """As spans name it: without the token of a link."""
+    return next((f"{link}***" for link in LINKS if path.startswith(link)), path)
 
 
 class WebServer(uvicorn.Server):
