@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
@@ -53,27 +54,27 @@ async def _times_ms(url: str, folder: Path) -> list[float]:
         began = time.perf_counter()
         for number in range(total):
             await asyncio.sleep(max(0.0, began + number / RATE - time.perf_counter()))
-            group.create_task(_say(says, number, committed))
+            group.create_task(_say(says, partial(_emit, number=number, committed=committed)))
         async with asyncio.timeout(30):
             while len(heard) < total:
                 await asyncio.sleep(0.05)
     return [(heard[fact] - at) * 1000 for fact, at in committed.items()]
 
 
-async def _say(service: Service, number: int, committed: dict[str, float]) -> None:
+async def _say(service: Service, work: Callable[[Transaction], None]) -> None:
     assert service.database is not None
-    fact = await service.database.write(partial(_emit, number=number))
-    committed[fact] = time.perf_counter()
+    await service.database.write(work)
     service.wake_relay()
 
 
-def _emit(tx: Transaction, number: int) -> str:
+def _emit(tx: Transaction, *, number: int, committed: dict[str, float]) -> None:
     task, version = f"task_{number % NOUNS:026d}", number // NOUNS
     view = TaskView(
         id=task, project="prj_1", kind=TaskKind.TUNE, name="tune", state=TaskState.RUNNING, version=version,
         created_by="ann", created_at=utc_now(),
     )  # fmt: skip
-    return emit(tx, TaskRunning, task, project="prj_1", version=version, data=view).id
+    fact = emit(tx, TaskRunning, task, project="prj_1", version=version, data=view).id
+    tx.after_commit.append(lambda: committed.setdefault(fact, time.perf_counter()))
 
 
 def _service(name: str, url: str, home: Path) -> Service:
