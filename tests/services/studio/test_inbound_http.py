@@ -129,6 +129,18 @@ async def test_a_message_that_cannot_be_read_is_refused(
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
 
 
+@pytest.mark.parametrize("name", ["ce-id", "CE-Type", "content-type"])
+async def test_a_header_that_comes_twice_is_refused_and_makes_nothing(studio: Rig, name: str) -> None:
+    body = json.dumps(await wish(studio)).encode()
+    async with studio.http() as api:
+        twice = [*BINARY.items(), ("content-type", "application/json"), (name, "n2")]
+        answer = await api.post(PATH, content=body, headers=twice)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (400, "header_repeated", name.lower())
+    assert await tunings(studio) == []
+    assert [refusal["error"]["code"] for refusal in await refusals(studio)] == ["header_repeated"]
+
+
 async def test_a_batch_says_of_each_event_what_came_of_it(studio: Rig) -> None:
     events = [{**EVENT, "data": await wish(studio)}, {**EVENT, "id": "n2", "data": {}}, 7]
     async with studio.http() as api:

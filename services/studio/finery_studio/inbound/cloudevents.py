@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from typing import Any, cast
 from urllib.parse import unquote
@@ -25,6 +25,20 @@ MAX_BATCH_BYTES = 4 * 2**20
 LIMITS = {"id": 255, "source": 1024, "type": 255}
 _NO_TEXT = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 _JSON = re.compile(r"(application|text)/(json|[a-z0-9.+_-]+\+json)")
+
+
+def headers_of(said: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """A request's headers under lower-case names.
+
+    Raises:
+        InvalidRequest: one that says what the event is comes twice: nobody could tell which is meant.
+    """
+    found = dict[str, str]()
+    for name, value in ((name.lower(), value) for name, value in said):
+        if name in found and (name.startswith(PREFIX) or name == "content-type"):
+            raise InvalidRequest(f"the header {name} comes twice; send it once", code="header_repeated", param=name)
+        found[name] = value
+    return found
 
 
 def read(headers: Mapping[str, str], body: bytes) -> list[Any]:

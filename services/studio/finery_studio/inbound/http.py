@@ -6,6 +6,7 @@ key; the handshake needs none, for it opens nothing.
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Header, Request, Response
@@ -19,6 +20,8 @@ from finery_studio.inbound import cloudevents
 from finery_studio.inbound.handlers import Received, receive, refuse
 from finery_studio.tasks.http import TaskRoutes
 
+Said = Iterable[tuple[str, str]]
+"""Headers as they were sent."""
 ORIGIN = re.compile(r"[A-Za-z0-9*]([A-Za-z0-9.:_-]{0,252}[A-Za-z0-9])?")
 BODY = {
     "requestBody": {
@@ -72,10 +75,8 @@ def routes(desk: TaskRoutes) -> APIRouter:
 
     @router.post("", status_code=202, openapi_extra=BODY)
     async def deliver(request: Request, body: bytes = limited, wish: Wish = wisher) -> dict[str, Any]:
-        headers = {name.lower(): value for name, value in request.headers.items()}
-
         def work(tx: Transaction) -> dict[str, Any]:
-            return take(tx, wish, headers, body, desk)
+            return take(tx, wish, request.headers.items(), body, desk)
 
         answer = await desk.database.write(work)
         desk.tasks.wake_relay()
@@ -87,12 +88,12 @@ def routes(desk: TaskRoutes) -> APIRouter:
     return router
 
 
-def take(tx: Transaction, wish: Wish, headers: dict[str, str], body: bytes, desk: TaskRoutes) -> dict[str, Any]:
+def take(tx: Transaction, wish: Wish, said: Said, body: bytes, desk: TaskRoutes) -> dict[str, Any]:
     """What came of a request. A refusal is committed, as a fact, so it is told here and raised after that."""
     told = reserve(tx, wish.asked) if wish.asked is not None else None
     if told is not None:
         return json.loads(told)
-    answer = _answer(tx, wish, headers, body, desk)
+    answer = _answer(tx, wish, said, body, desk)
     if wish.asked is not None:
         if answer.get("refused"):
             release(tx, wish.asked)
@@ -101,12 +102,13 @@ def take(tx: Transaction, wish: Wish, headers: dict[str, str], body: bytes, desk
     return answer
 
 
-def _answer(tx: Transaction, wish: Wish, headers: dict[str, str], body: bytes, desk: TaskRoutes) -> dict[str, Any]:
+def _answer(tx: Transaction, wish: Wish, said: Said, body: bytes, desk: TaskRoutes) -> dict[str, Any]:
     try:
+        headers = cloudevents.headers_of(said)
         events = cloudevents.read(headers, body)
     except FineryError as fault:
         return _refusal(refuse(tx, wish.actor.project, fault, cloudevents.named(None)))
-    received = [receive(tx, wish.actor, said, desk) for said in events]
+    received = [receive(tx, wish.actor, event, desk) for event in events]
     if headers.get("content-type", "").lower().startswith(cloudevents.BATCH):
         return {"data": [item.model_dump(mode="json", exclude={"status"}) for item in received]}
     one = received[0]
