@@ -30,7 +30,8 @@ from finery_kit.telemetry import current_traceparent, span_from
 
 log = logging.getLogger("finery.delivery")
 PAGE = 200
-PAGES = 50  # then another replica may have its turn
+HOLD_S = 5.0  # then another replica may have its turn
+MARK_AFTER_S = 0.02
 POLL_S = 0.25
 ACK_TIMEOUT_S = 5.0
 
@@ -96,19 +97,29 @@ class Relay:
         async with self._database.alone(LOCK_RELAY) as alone:
             if not alone or not await self._ready():
                 return False
-            marks, last = _Marks(self._database), 0
+            marks, last, until = _Marks(self._database), 0, time.monotonic() + HOLD_S
             try:
-                for _ in range(PAGES):
+                while time.monotonic() < until:
+                    self._wake.clear()
                     # From the last one on: the marks of what went before it may still be on their way to the disk.
                     rows = await self._database.read(partial(_unpublished, after=last))
                     for run in _runs(rows):
                         await self._publish_run(run, marks)
-                    if not rows or marks.failed:
+                    if marks.failed or not (rows or await self._woken_before(marks)):
                         return False
-                    last = rows[-1].seq or last
+                    last = rows[-1].seq or last if rows else last
             finally:
                 await marks.finish()
         return True
+
+    async def _woken_before(self, marks: _Marks) -> bool:
+        """While marks are gathered, whatever comes goes out at once. False: all are written, and nothing came."""
+        waking = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait({waking, *marks.writing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waking.cancel()
+        return self._wake.is_set()
 
     async def _ready(self) -> bool:
         """The stream holds what was said before: one that was lost is refilled first. False: nothing waits for it."""
@@ -152,33 +163,45 @@ class Relay:
 
 
 class _Marks:
-    """Rows that the bus has, on their way to being marked: written while the next ones are being published."""
+    """Rows that the bus has, on their way to being marked: many at a time, while the next ones are being published."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
         self._waiting: list[int | None] = []
-        self._writing: asyncio.Task[None] | None = None
+        self._finishing = asyncio.Event()
+        self.writing = set[asyncio.Task[None]]()
+        """At most one; what failed stays, so that ``finish`` can say why."""
 
     def add(self, seqs: Sequence[int | None]) -> None:
         self._waiting.extend(seqs)
-        if self._waiting and (self._writing is None or self._writing.done()) and not self.failed:
-            self._writing = asyncio.create_task(self._write())
+        if self._waiting and all(task.done() for task in self.writing) and not self.failed:
+            task = asyncio.create_task(self._write())
+            self.writing.add(task)
+            task.add_done_callback(lambda done: None if _failed(done) else self.writing.discard(done))
 
     @property
     def failed(self) -> bool:
         """The database did not take one; ``finish`` says why."""
-        writing = self._writing
-        return writing is not None and writing.done() and not writing.cancelled() and writing.exception() is not None
+        return any(_failed(task) for task in self.writing)
 
     async def finish(self) -> None:
         """All are written, or: why not."""
-        if self._writing is not None:
-            await self._writing
+        self._finishing.set()
+        for task in [*self.writing]:
+            await task
+        await self._write()  # what was added when the last one had just ended
 
     async def _write(self) -> None:
         while self._waiting:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(MARK_AFTER_S):
+                    await self._finishing.wait()
             seqs, self._waiting = self._waiting, []
             await self._database.write(partial(_mark, seqs=seqs))
+
+
+def _failed(task: asyncio.Task[None]) -> bool:
+    return task.done() and not task.cancelled() and task.exception() is not None
 
 
 def _runs(rows: Sequence[OutboxRow]) -> Iterator[Sequence[OutboxRow]]:
