@@ -114,6 +114,8 @@ class Relay:
 
     async def _woken_before(self, marks: _Marks) -> bool:
         """While marks are gathered, whatever comes goes out at once. False: all are written, and nothing came."""
+        if not marks.writing:
+            return False
         waking = asyncio.create_task(self._wake.wait())
         try:
             await asyncio.wait({waking, *marks.writing}, return_when=asyncio.FIRST_COMPLETED)

@@ -105,3 +105,14 @@ async def test_the_other_relay_goes_on_where_the_first_was_cut_off(
     await asyncio.gather(first, return_exceptions=True)
 
     assert [version for _, version, _ in await stored(client)] == list(range(1, 11))
+
+
+async def test_a_relay_that_finds_nothing_lets_another_publish(replicas: tuple[Database, Database], client: Client):
+    one, two = replicas
+    async with asyncio.timeout(10):
+        assert await Relay(one, client.jetstream(), "one").publish_waiting() is False
+
+    await one.write(lambda tx: say(tx, "proj_1", 1))
+    assert await Relay(two, client.jetstream(), "two").publish_waiting() is False
+
+    assert [version for _, version, _ in await stored(client)] == [1]

@@ -14,7 +14,6 @@ from typing import Any
 from sqlalchemy import BigInteger, Index, MetaData, UniqueConstraint, text
 from sqlalchemy.orm import registry
 from sqlmodel import Field, Session, SQLModel, select
-from ulid import ULID
 
 from finery_billing_meter.ledger.domain import (
     Interval,
@@ -27,6 +26,7 @@ from finery_billing_meter.ledger.domain import (
 )
 from finery_billing_meter.ledger.rows import Row, last_rows
 from finery_contracts.billing import LedgerLine
+from finery_contracts.ids import new_id
 
 BILLING_METADATA = MetaData()
 COVERED = text("package <> ''")
@@ -230,10 +230,8 @@ def _says_the_same(row: Row, fresh: Row) -> bool:
 
 def _insert(session: Session, rows: list[Row]) -> list[Row]:
     if rows:
-        # Ids of one write follow each other, so that pages show lines in the order of writing.
-        first = int(ULID())
-        for place, row in enumerate(rows):
-            row["id"] = f"line_{str(ULID.from_int(first + place)).lower()}"
+        for row in rows:  # ids of one process grow, so pages show lines in the order of writing
+            row["id"] = new_id("line")
         write_all(session, LEDGER, rows)
     return rows
 
