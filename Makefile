@@ -30,8 +30,7 @@ demo: setup ## the main job: data to a tuned, evaluated, called model
 
 test: setup ## all tests, the quick ones first
 	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/architecture tests/contracts tests/kit tests/services tests/cli
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/flows tests/e2e
-	$(VENV)/bin/python -m pytest tests/chaos tests/simulation
+	$(VENV)/bin/python -m pytest tests/flows tests/e2e tests/chaos tests/simulation
 	$(ML) -m pytest tests/engines
 
 quick: setup ## the tests that take seconds
