@@ -29,12 +29,12 @@ demo: setup ## the main job: data to a tuned, evaluated, called model
 	@$(FINERY) demo
 
 test: setup ## all tests, the quick ones first
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/architecture tests/contracts tests/kit tests/services tests/cli
+	$(VENV)/bin/python -m pytest tests/architecture tests/contracts tests/kit tests/services tests/cli
 	$(VENV)/bin/python -m pytest tests/flows tests/e2e tests/chaos tests/simulation
 	$(ML) -m pytest tests/engines
 
 quick: setup ## the tests that take seconds
-	$(VENV)/bin/python -m pytest -n 2 --dist loadfile tests/architecture tests/contracts tests/kit tests/services tests/cli
+	$(VENV)/bin/python -m pytest tests/architecture tests/contracts tests/kit tests/services tests/cli
 
 lint: setup ## style, types, import rules, schema drift
 	$(VENV)/bin/ruff check .
