@@ -28,8 +28,10 @@ from finery_contracts.streams import (
     rpc_subject,
 )
 
-INIT, HOUSE = "init", "house"
-"""Users that are no services: whoever runs bus-init, and the embedded installation itself."""
+INIT = "init"
+"""The one user that is no service: whoever runs bus-init."""
+ADMISSION = "$SYS.REQ.USER.AUTH"
+"""Where the server itself asks who somebody is that it does not know; studio admits projects there."""
 
 WORKERS: dict[str, tuple[TaskKind, ...]] = {
     "dataset-ingest": (TaskKind.INGEST,),
@@ -78,11 +80,10 @@ def inbox_of(user: str) -> str:
 
 
 def grants() -> tuple[Grant, ...]:
-    """Every user that an installation has from the start."""
+    """Every user that stands in the server's configuration."""
     return (
         *(_service(name) for name in SERVICES),
-        _init(INIT),
-        _init(HOUSE, hears=("finery.evt.*.project.*.created",)),
+        _init(),
     )
 
 
@@ -168,12 +169,12 @@ _OWN: dict[str, tuple[str, ...]] = {
         *(f"$JS.API.CONSUMER.INFO.{EVENTS.name}.{durable}" for durable in hearers_of("finery.evt.*.usage.*.recorded")),
     ),
 }  # fmt: skip
-_OWN_EAR: dict[str, tuple[str, ...]] = {"studio": ("finery.replay.*",)}
+_OWN_EAR: dict[str, tuple[str, ...]] = {"studio": ("finery.replay.*", ADMISSION)}
 
 
-def _init(user: str, *, hears: tuple[str, ...] = ()) -> Grant:
+def _init() -> Grant:
     """Makes and corrects streams, buckets and consumers; it may neither read, purge nor delete what they hold."""
     streams = ("STREAM.INFO.*", "STREAM.CREATE.*", "STREAM.UPDATE.*", "STREAM.NAMES")
     consumers = ("CONSUMER.CREATE.>", "CONSUMER.DURABLE.CREATE.>", "CONSUMER.INFO.>", "CONSUMER.NAMES.*")
     publish = tuple(f"$JS.API.{verb}" for verb in ("INFO", *streams, *consumers))
-    return Grant(user, publish, (f"{inbox_of(user)}.>", *hears))
+    return Grant(INIT, publish, (f"{inbox_of(INIT)}.>",))

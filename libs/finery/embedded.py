@@ -21,11 +21,9 @@ from typing import Any
 
 import aiohttp
 from nats.aio.client import Client
-from nats.errors import Error as NatsError
 
-from finery_contracts.access import ProjectCreated
 from finery_contracts.errors import Conflict, Unavailable
-from finery_contracts.permissions import HOUSE
+from finery_contracts.permissions import INIT
 from finery_kit.bus import inbox_prefix
 from finery_kit.bus_init import bus_init
 from finery_kit.bus_init import watch as watch_bus
@@ -85,12 +83,12 @@ async def house(options: Options) -> AsyncGenerator[Ready]:
         _check_port(options)
         logs = set_up_logs(home / "finery.log", options.log_level)
         nats = NatsServer(home, bytes.fromhex((home / "secret").read_text().strip()), port=_bus_port(home))
-        await nats.start(_known_projects(home))
+        await nats.start()
         executor = LocalExecutor()
         try:
             async with _services(options, home, nats, executor):
                 await _answers(options)
-                project = await _admit_known(options, nats, home)
+                project = await _oldest_project(options, home)
                 ready = Ready(
                     url=f"http://{options.host}:{options.port}", api_key=operator_key(home), home=str(home),
                     nats_url=nats.url(project), project=project,
@@ -107,14 +105,13 @@ async def house(options: Options) -> AsyncGenerator[Ready]:
 @contextlib.asynccontextmanager
 async def _services(options: Options, home: Path, nats: NatsServer, executor: LocalExecutor) -> AsyncGenerator[None]:
     client = Client()
-    url = nats.url(HOUSE)
+    url = nats.url(INIT)
     await client.connect(url, inbox_prefix=inbox_prefix(url), max_reconnect_attempts=-1)
     policy = load(Settings, home=home).retention
     await bus_init(client, policy=policy)
     watchers = [asyncio.create_task(watch_bus(client, policy=policy)), asyncio.create_task(_keep_broker(nats))]
     started: list[Service] = []
     try:
-        await _admit_projects(client, nats, home)
         for service in build_all(options, home, nats.url, executor):
             await service.start()
             started.append(service)
@@ -195,30 +192,11 @@ async def _keep_broker(nats: NatsServer) -> None:
     while True:
         await nats.wait()
         await asyncio.sleep(0.2)
-        await nats.restart()
+        await nats.start()
 
 
-async def _admit_projects(client: Client, nats: NatsServer, home: Path) -> None:
-    """A new project's bus credential works as soon as its fact was said."""
-
-    async def on_project(message: Any) -> None:
-        await nats.admit(message.subject.split(".")[2])
-        _remember_projects(home, nats.projects)
-
-    await client.subscribe(ProjectCreated.filter_subject(), cb=on_project)
-
-
-def _known_projects(home: Path) -> tuple[str, ...]:
-    path = home / "projects.json"
-    return tuple(json.loads(path.read_text())) if path.exists() else ()
-
-
-def _remember_projects(home: Path, projects: tuple[str, ...]) -> None:
-    write_private(home / "projects.json", json.dumps(sorted(projects)))
-
-
-async def _admit_known(options: Options, nats: NatsServer, home: Path) -> str:
-    """Every project that studio knows gets its bus credential; the answer is the default one, which is the oldest."""
+async def _oldest_project(options: Options, home: Path) -> str:
+    """The default project; raises Conflict when the database belongs to another home."""
     url = f"http://{options.host}:{options.port}/api/v1/projects"
     headers = {"authorization": f"Bearer {operator_key(home)}"}
     async with aiohttp.ClientSession(headers=headers) as client, client.get(url) as answer:
@@ -228,30 +206,7 @@ async def _admit_known(options: Options, nats: NatsServer, home: Path) -> str:
                 "set FINERY_OPERATOR_KEY",
                 code="operator_key_unknown",
             )
-        projects = sorted(project["id"] for project in (await answer.json())["data"])
-    for project in projects:
-        await nats.admit(project)
-    _remember_projects(home, nats.projects)
-    await _opens(nats.url(projects[0]))
-    return projects[0]
-
-
-async def _opens(url: str) -> None:
-    """Wait until the broker has read its new configuration and this credential opens it."""
-
-    async def quiet(_: Exception) -> None:
-        return None
-
-    for _ in range(100):
-        client = Client()
-        try:
-            await client.connect(url, allow_reconnect=False, connect_timeout=1, error_cb=quiet)
-        except (NatsError, OSError):
-            await asyncio.sleep(0.02)
-            continue
-        await client.close()
-        return
-    raise Unavailable("the broker does not take the default project's credential", code="broker_failed")
+        return min(project["id"] for project in (await answer.json())["data"])
 
 
 def _check_port(options: Options) -> None:

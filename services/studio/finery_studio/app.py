@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from finery_contracts.log import LogPage, LogRequest
 from finery_contracts.model import Record
 from finery_contracts.streams import EVENTS, INBOUND, REPORTS, Durable
 from finery_contracts.work import ClaimRequest, HeartbeatRequest, Report
+from finery_kit import bus_admission
 from finery_kit.bus import Call, Rpc, answer_requests, ask, subscribe_pull
 from finery_kit.db import Database, Transaction, utc_now
 from finery_kit.delivery import DELIVERY_METADATA
@@ -128,8 +130,7 @@ class Studio:
     async def on_servable(self, call: Call[ServableRequest]) -> ServableModel:
         """RPC: a model that a call names."""
         project = call.by.project
-        view = await self.database.read(lambda s: model_store.load(s, project, call.body.name))
-        return self.models.servable(view)
+        return self.models.servable(await self.database.read(lambda s: model_store.load(s, project, call.body.name)))
 
     async def on_events(self, call: Call[LogRequest]) -> LogPage:
         """RPC: the event log."""
@@ -144,11 +145,9 @@ class Studio:
     async def on_report(self, body: bytes, msg: NatsMessage) -> None:
         """REPORTS: snapshots of attempts."""
         report = Report.model_validate_json(body)
-        if report.end is None:
+        span = span_from(report.traceparent, NAME, "process report", kind=SpanKind.CONSUMER, task_id=report.task_id)
+        with span if report.end is not None else nullcontext():
             await self.database.write(lambda tx: self.tasks.on_report(tx, report))
-        else:
-            with span_from(report.traceparent, NAME, "process report", kind=SpanKind.CONSUMER, task_id=report.task_id):
-                await self.database.write(lambda tx: self.tasks.on_report(tx, report))
         await msg.ack()
 
     async def on_inbound(self, body: bytes, msg: NatsMessage) -> None:
@@ -291,6 +290,7 @@ def build(settings: StudioSettings) -> Service:
     for durable, (stream, subject, handler) in MESSAGES.items():
         subscribe_pull(service.broker, stream.name, subject, durable, partial(handler, studio))
     dead.listen(service)
+    bus_admission.listen(service.broker, NAME, settings.secret)
     replay.listen(service, studio.database)
     service.before_start.append(studio.first_start)
     service.on_rebuild.append(studio.tell_all_keys)

@@ -176,7 +176,7 @@ async def test_unheard_usage_stays_however_old_and_a_new_stream_that_lacks_it_de
 
 async def test_the_gateways_own_credential_is_enough_for_all_of_it(tmp_path: Path):
     server = NatsServer(tmp_path, bytes(32), port=free_port())
-    await server.start(())
+    await server.start()
     await make_streams(server)
     url, faults = server.url("gateway"), list[str]()
 
@@ -191,7 +191,7 @@ async def test_the_gateways_own_credential_is_enough_for_all_of_it(tmp_path: Pat
 
     await server.stop()
     shutil.rmtree(server.folder / "jetstream")
-    await server.restart()
+    await server.start()
     await make_streams(server)
     await shipper.journal.post(a_call(2))
     async with asyncio.timeout(20):

@@ -39,7 +39,7 @@ async def house(
 ) -> AsyncIterator[tuple[NatsServer, Studio, httpx.AsyncClient]]:
     """A real broker and a real studio on it, asked as its clients ask it."""
     server = NatsServer(folder, bytes.fromhex(SECRET), port=free_port(), max_file_store=max_file_store)
-    await server.start(())
+    await server.start()
     async with connected(server.url("init")) as client:
         await bus_init(client)
     studio = Studio(
@@ -67,7 +67,7 @@ async def test_writes_are_refused_while_the_broker_is_away_and_taken_again_by_th
         await server.stop()
         refused = await until(http, 503)
         reads = await http.get("/api/v1/projects")
-        await server.restart()
+        await server.start()
         taken = await until(http, 201)
         await published(studio)
 
@@ -89,7 +89,7 @@ async def test_a_full_jetstream_refuses_writes_keeps_what_was_taken_and_goes_on_
         before = await waiting(studio)
         server._max_file_store = "1GB"  # the operator makes room
         await server.stop()
-        await server.restart()
+        await server.start()
         taken = await until(http, 201)
         await published(studio)
         names = {project["name"] for project in (await http.get("/api/v1/projects")).json()["data"]}

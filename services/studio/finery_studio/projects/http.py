@@ -10,9 +10,9 @@ from pydantic import Field
 from finery_contracts.access import Actor, ProjectView, Role
 from finery_contracts.errors import InvalidRequest
 from finery_contracts.model import Record, Request
+from finery_kit.bus_admission import bus_password
 from finery_kit.db import Database, Transaction
 from finery_kit.idempotency import Asked
-from finery_kit.nats_server import bus_password
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.projects import store
