@@ -157,6 +157,8 @@ def _deliveries(history: History, verdict: Verdict) -> None:
         wanted = (task["notify"] or {}).get("topic") == TOPIC and task["state"] in CHOSEN
         if wanted and not history.delivered.get((task["state"], task["id"])):
             verdict.lost.append(f"nobody was told that {task['id']} {task['state']}")
+    verdict.doubled += [f"{noun} {fact} came in {times} messages"
+                        for (fact, noun), times in history.delivered.items() if times > 1]  # fmt: skip
 
 
 def _bill(history: History, verdict: Verdict) -> None:

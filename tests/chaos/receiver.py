@@ -16,12 +16,17 @@ REFUSES = 0.2
 
 @dataclass
 class Receiver:
-    """Per path (one for each project): how often each fact was taken."""
+    """Per path (one for each project): in how many messages each fact came.
+
+    A message that comes again has the id that it had before: subscribers are promised at least once, and throw it away.
+    """
 
     rng: random.Random
     url: str = ""
     taken: dict[str, Counter[tuple[str, str]]] = field(default_factory=dict[str, Counter[tuple[str, str]]])
+    known: set[str] = field(default_factory=set[str])
     refused: int = 0
+    repeated: int = 0
     peaceful: bool = False
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
@@ -33,6 +38,11 @@ class Receiver:
             self.refused += 1
             return web.Response(status=503)
         fact, noun_id = event["type"].split(".")[-2], event["subject"].partition("/")[2]
+        message = request.headers["webhook-id"]
+        if message in self.known:
+            self.repeated += 1
+            return web.Response()
+        self.known.add(message)
         self.taken.setdefault(request.match_info["project"], Counter())[fact, noun_id] += 1
         return web.Response()
 

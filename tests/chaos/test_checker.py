@@ -48,7 +48,7 @@ def right() -> tuple[History, Counter[tuple[str, int]]]:
     ]  # fmt: skip
     # 3.3 s at 0.12 an hour
     line = {"id": "l1", "key": "task:t1:2:1", "noun": "task", "amount": "0.000110000", "event": "evt_4"}
-    told = Counter({("succeeded", "t1"): 2})
+    told = Counter({("succeeded", "t1"): 1})
     history = History("prj_1", events, [1, 2, 3, 4, 5], [task], [], [], [line], told, {"cpu": "0.12"})
     return copy.deepcopy(history), Counter({("t1", 1): 1, ("t1", 2): 1})
 
@@ -74,6 +74,7 @@ PLANTED: dict[str, tuple[str, Spoil]] = {
     "a fact is there twice": ("doubled", lambda h, _: h.events.append(h.events[-1])),
     "a wish became two tasks": ("doubled", lambda h, _: h.tasks.append({**h.tasks[0], "id": "t2", "notify": None})),
     "an attempt was begun twice": ("doubled", lambda _, starts: starts.update({("t1", 2): 1})),
+    "somebody was told in two messages": ("doubled", lambda h, _: h.delivered.update({("succeeded", "t1"): 2})),  # type: ignore[attr-defined]
     "a line is there twice": ("doubled", lambda h, _: h.lines.append(h.lines[0])),
     "two models have one name": (
         "doubled", lambda h, _: h.models.extend({"id": i, "name": "m", "version": 0} for i in "ab"),
