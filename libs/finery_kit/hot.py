@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -32,7 +33,7 @@ from finery_kit.service import Service
 from finery_kit.telemetry import batch_span
 
 log = logging.getLogger("finery.bus")
-BATCH = 1000
+BATCH, AHEAD = 1000, 1
 GC_THRESHOLD = 50_000
 
 
@@ -90,23 +91,26 @@ class HotConsumer:
         self._places = {place_of(kind.filter_subject()) for kind in routes}
         self._redo = redo_subject(durable)
         self._pull: Pull | None = None
-        self._read: list[Taken] = []
+        self._at_hand = deque[list[Taken]]()  # read, and not settled yet
 
     async def run(self) -> None:
-        """Until cancelled. While a batch is being committed the next one is read."""
+        """Until cancelled. While a batch is being committed the next ones are read."""
         _calm_the_garbage_collector()
-        settling: asyncio.Task[None] | None = None
-        try:
-            async with Pull(self._service.client, self._stream, self._durable, batch=BATCH) as self._pull:
-                while True:
-                    self._read = await self._read_all(await self._pull.messages())
-                    if settling is not None:
-                        await settling
-                    settling = asyncio.create_task(self._settle(self._read), name=f"settle:{self._durable}")
-        finally:
-            if settling is not None:
-                settling.cancel()
-                await asyncio.gather(settling, return_exceptions=True)
+        ready = asyncio.Queue[list[Taken]](maxsize=AHEAD)
+        async with (
+            Pull(self._service.client, self._stream, self._durable, batch=BATCH) as self._pull,
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(self._settle_all(ready), name=f"settle:{self._durable}")
+            while True:
+                facts = await self._read_all(await self._pull.messages())
+                self._at_hand.append(facts)
+                await ready.put(facts)
+
+    async def _settle_all(self, ready: asyncio.Queue[list[Taken]]) -> None:
+        while True:
+            await self._settle(await ready.get())
+            self._at_hand.popleft()
 
     async def _read_all(self, messages: Sequence[Msg]) -> list[Taken]:
         """Those that have a route. By the subject alone, unread: what has none, and what was said again to others."""
@@ -147,7 +151,7 @@ class HotConsumer:
                 await self._settle_one(fact, fault if len(facts) == 1 else None)
 
     def _held(self, facts: Sequence[Taken]) -> list[Msg]:
-        held = {id(fact.message): fact.message for fact in (*facts, *self._read)}
+        held = {id(fact.message): fact.message for some in (facts, *self._at_hand) for fact in some}
         return [*held.values(), *(self._pull.waiting if self._pull is not None else ())]
 
     async def _settle_one(self, fact: Taken, failed: Exception | None) -> None:

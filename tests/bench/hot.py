@@ -2,32 +2,27 @@
 
 Both read the same stream of the same broker, 500 at a time, parse every fact into the same model and acknowledge each.
 The bare loop stops there. The kit looks each up in its inbox besides, hands them to a handler that stores a row of
-each, commits (SQLite, synchronous=FULL) before it acknowledges, and keeps spans. They take turns, so that the machine's
-mood meets both alike. Nothing else runs in the process.
+each, commits (SQLite, synchronous=FULL) before it acknowledges, and keeps spans. Nothing else runs.
 """
 
 from __future__ import annotations
 
 import asyncio
-import tempfile
 import time
 from pathlib import Path
 
-from nats.aio.client import Client
-from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js import JetStreamContext
 from sqlalchemy import Column, Integer, MetaData, String, Table, insert
 
 from finery_contracts.jobs import TaskKind
-from finery_contracts.streams import EVENTS, Durable
+from finery_contracts.streams import Durable
 from finery_contracts.tasks import AttemptView, TaskProgress, TaskRunning, TaskState, TaskView
-from finery_kit.bus_init import bus_init, heal_consumers
 from finery_kit.db import Database, Transaction, utc_now
 from finery_kit.delivery import DELIVERY_METADATA
 from finery_kit.hot import Together, listen_in_batches
-from finery_kit.service import Service, connected, running
+from finery_kit.service import Service, running
 from finery_kit.settings import Settings
-from finery_kit.testing import nats_server
-from tests.bench.facts import fill
+from tests.bench.facts import shares
 
 FACTS, TURNS, BATCH = 20_000, 5, 500
 STORED = MetaData()
@@ -36,21 +31,7 @@ ROWS = Table("heard", STORED, Column("event_id", String, primary_key=True), Colu
 
 def measure() -> list[float]:
     """The share of each pair of turns."""
-    with tempfile.TemporaryDirectory(prefix="finery-bench-") as folder, nats_server(Path(folder) / "nats") as url:
-        return asyncio.run(_measure(url, Path(folder)))
-
-
-async def _measure(url: str, folder: Path) -> list[float]:
-    async with connected(url) as client:
-        await bus_init(client)
-        await fill(client, map(_fact, range(FACTS)))
-        shares: list[float] = []
-        for turn in range(TURNS + 1):
-            bare = await _bare(client)
-            kit = await _kit(client, url, folder / str(turn))
-            if turn:  # the first one warms both up
-                shares.append(kit / bare)
-        return shares
+    return shares(map(_fact, range(FACTS)), "finery.evt.>", _bare, _kit, turns=TURNS)
 
 
 def _fact(number: int) -> TaskRunning:
@@ -70,32 +51,19 @@ def _fact(number: int) -> TaskRunning:
     )  # fmt: skip
 
 
-async def _bare(client: Client) -> float:
+async def _bare(subscription: JetStreamContext.PullSubscription, _file: Path) -> float:
     """Facts a second: fetch, parse, acknowledge."""
-    jetstream = client.jetstream()
-    await jetstream.add_consumer(
-        EVENTS.name, ConsumerConfig(durable_name="bare", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000)
-    )
-    subscription = await jetstream.pull_subscribe_bind("bare", EVENTS.name)
     began, done = time.perf_counter(), 0
     while done < FACTS:
         for message in await subscription.fetch(min(BATCH, FACTS - done), timeout=5):
             assert TaskRunning.model_validate_json(message.data).type
             await message.ack()
             done += 1
-    spent = time.perf_counter() - began
-    await subscription.unsubscribe()
-    await jetstream.delete_consumer(EVENTS.name, "bare")
-    return FACTS / spent
+    return FACTS / (time.perf_counter() - began)
 
 
-async def _kit(client: Client, url: str, home: Path) -> float:
+async def _kit(_jetstream: JetStreamContext, url: str, home: Path) -> float:
     """Facts a second: the same, applied once and stored."""
-    jetstream = client.jetstream()
-    durable = Durable.BILLING_METER
-    await jetstream.delete_consumer(EVENTS.name, durable)
-    await heal_consumers(jetstream, ("public",))
-    home.mkdir()
     database = Database(f"sqlite:///{home / 'meter.sqlite'}", DELIVERY_METADATA, STORED)
     service = Service("meter", Settings(nats_url=url, home=home), database)
     stored, all_there = [0], asyncio.Event()
@@ -109,7 +77,7 @@ async def _kit(client: Client, url: str, home: Path) -> float:
         if stored[0] == FACTS:
             all_there.set()
 
-    listen_in_batches(service, durable, {TaskRunning: Together(store)}, after=look)
+    listen_in_batches(service, Durable.BILLING_METER, {TaskRunning: Together(store)}, after=look)
     async with running(service):
         began = time.perf_counter()
         await asyncio.wait_for(all_there.wait(), 120)

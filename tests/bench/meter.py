@@ -3,20 +3,18 @@
 Both read the same stream of the same broker, 500 at a time, parse every fact into the same model, leave out what they
 have seen, commit each batch (SQLite, synchronous=FULL) and acknowledge. The bare loop stores the event's id and its
 running time. The meter is the service itself, relay and alarms included: it prices every fact, writes its ledger line,
-follows what runs and says what it charged. They take turns, so that the machine's mood meets both alike.
+follows what runs and says what it charged.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sqlite3
-import tempfile
 import time
 from datetime import timedelta
 from pathlib import Path
 
-from nats.aio.client import Client
-from nats.js.api import AckPolicy, ConsumerConfig
+from nats.js import JetStreamContext
 
 from finery_billing_meter.app import build
 from finery_billing_meter.settings import BillingMeterSettings
@@ -31,32 +29,16 @@ from finery_contracts.tasks import (
     TaskState,
     TaskView,
 )
-from finery_kit.bus_init import bus_init, heal_consumers
 from finery_kit.db import utc_now
-from finery_kit.service import connected, running
-from finery_kit.testing import nats_server
-from tests.bench.facts import fill
+from finery_kit.service import running
+from tests.bench.facts import shares
 
 FACTS, TURNS, BATCH = 15_000, 5, 500
 
 
 def measure() -> list[float]:
     """The share of each pair of turns."""
-    with tempfile.TemporaryDirectory(prefix="finery-bench-") as folder, nats_server(Path(folder) / "nats") as url:
-        return asyncio.run(_measure(url, Path(folder)))
-
-
-async def _measure(url: str, folder: Path) -> list[float]:
-    async with connected(url) as client:
-        await bus_init(client)
-        await fill(client, map(_fact, range(FACTS)))
-        shares: list[float] = []
-        for turn in range(TURNS + 1):
-            bare = await _bare(client, folder / f"bare-{turn}.sqlite")
-            meter = await _meter(client, url, folder / f"meter-{turn}")
-            if turn:  # the first one warms both up
-                shares.append(meter / bare)
-        return shares
+    return shares(map(_fact, range(FACTS)), TaskAttemptEnded.filter_subject(), _bare, _meter, turns=TURNS)
 
 
 def _fact(number: int) -> TaskAttemptEnded:
@@ -81,16 +63,8 @@ def _fact(number: int) -> TaskAttemptEnded:
     )  # fmt: skip
 
 
-async def _bare(client: Client, file: Path) -> float:
+async def _bare(subscription: JetStreamContext.PullSubscription, file: Path) -> float:
     """Facts a second: fetch, parse, leave out what was seen, store, commit, acknowledge."""
-    jetstream = client.jetstream()
-    await jetstream.add_consumer(
-        EVENTS.name, ConsumerConfig(
-            durable_name="bare", ack_policy=AckPolicy.EXPLICIT, max_ack_pending=1000,
-            filter_subject=TaskAttemptEnded.filter_subject(),
-        ),
-    )  # fmt: skip
-    subscription = await jetstream.pull_subscribe_bind("bare", EVENTS.name)
     database = sqlite3.connect(file, isolation_level=None)
     database.execute("pragma journal_mode=wal")
     database.execute("pragma synchronous=full")
@@ -110,17 +84,11 @@ async def _bare(client: Client, file: Path) -> float:
         done += len(messages)
     spent = time.perf_counter() - began
     database.close()
-    await subscription.unsubscribe()
-    await jetstream.delete_consumer(EVENTS.name, "bare")
     return FACTS / spent
 
 
-async def _meter(client: Client, url: str, home: Path) -> float:
+async def _meter(jetstream: JetStreamContext, url: str, home: Path) -> float:
     """Facts a second: the service, until every fact is acknowledged."""
-    jetstream = client.jetstream()
-    await jetstream.delete_consumer(EVENTS.name, Durable.BILLING_METER)
-    await heal_consumers(jetstream, ("public",))
-    home.mkdir()
     service = build(BillingMeterSettings(nats_url=url, home=home))
     async with running(service):
         began = time.perf_counter()

@@ -89,7 +89,7 @@ DEADLINES = (
     ("attempts_before_do_not_count", 'sum(a.running_s for a in task.attempts if a.state == "ended")', "0.0"),
     ("warned_too_early", "timedelta(seconds=min(WARN_SHARE", "timedelta(seconds=max(WARN_SHARE"),
     ("never_warned", "if self.told == due_at:\n", "if True:\n"),
-    ("alarm_without_version", "replace(live, told=due_at, alarms=live.alarms + 1)", "replace(live, told=due_at)"),
+    ("alarm_without_version", "live._replace(told=due_at, alarms=live.alarms + 1)", "live._replace(told=due_at)"),
     (
         "told_too_early_and_never_again",
         "fired = known.fired and seen.run == known.run and not later",

@@ -7,9 +7,8 @@ what it knows.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from finery_contracts.autostop import AutoStopView
 from finery_contracts.deployments import DeploymentFact, DeploymentInstanceEnded, DeploymentState, DeploymentView
@@ -24,8 +23,7 @@ RUNS = frozenset(
 )  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Live:
+class Live(NamedTuple):
     """A task or deployment as the newest fact shows it.
 
     ``since``: where its running interval begins, None while it does not run. ``run`` counts a deployment's starts; each
@@ -93,8 +91,8 @@ def look(live: Live, now: datetime) -> tuple[Live, Say | None, datetime | None]:
     if due_at is None or next_at is None or now < next_at:
         return live, None, None
     if now >= due_at:
-        return replace(live, fired=True, told=due_at, alarms=live.alarms + 1), "due", due_at
-    return replace(live, told=due_at, alarms=live.alarms + 1), "warned", due_at
+        return live._replace(fired=True, told=due_at, alarms=live.alarms + 1), "due", due_at
+    return live._replace(told=due_at, alarms=live.alarms + 1), "warned", due_at
 
 
 def after(known: Live | None, event: Event) -> Live | None:
@@ -118,14 +116,14 @@ def _newer(known: Live, seen: Live) -> Live:
         before_s = min(known.before_s, seen.before_s)
         total = max(known.before_s + known.used_s, seen.before_s + seen.used_s)
         if seen.version <= known.version:
-            return replace(known, before_s=before_s, used_s=known.before_s + known.used_s - before_s)
-        seen = replace(seen, before_s=before_s, used_s=total - before_s)
+            return known._replace(before_s=before_s, used_s=known.before_s + known.used_s - before_s)
+        seen = seen._replace(before_s=before_s, used_s=total - before_s)
     if seen.version <= known.version:
         return known
     # What was told as due before this was known was told too early, if the end is later now.
     later = known.told is not None and seen.ends_at is not None and seen.ends_at > known.told
     fired = known.fired and seen.run == known.run and not later
-    return replace(seen, told=known.told, fired=fired, over=known.over or seen.over, alarms=known.alarms)
+    return seen._replace(told=known.told, fired=fired, over=known.over or seen.over, alarms=known.alarms)
 
 
 def _of_task(task: TaskView) -> Live:

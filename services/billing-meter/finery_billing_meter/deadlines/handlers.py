@@ -16,14 +16,15 @@ AT_ONCE = 200
 
 def follow(tx: Transaction, events: Sequence[Event]) -> None:
     """What runs, as these facts show it. An older fact than the newest known one changes nothing."""
-    before = store.known(tx.session, {event.noun_id for event in events})
+    noun_ids = [event.noun_id for event in events]
+    before = store.known(tx.session, set(noun_ids))
 
     now: dict[str, Live | None] = dict(before)
-    for event in events:
-        now[event.noun_id] = domain.after(now.get(event.noun_id), event)
+    for noun_id, event in zip(noun_ids, events, strict=True):
+        now[noun_id] = domain.after(now.get(noun_id), event)
 
     changed = [live for noun_id, live in now.items() if live is not None and live != before.get(noun_id)]
-    store.save(tx.session, before, changed)
+    store.save(tx.session, changed)
 
 
 def ring(tx: Transaction) -> int:
@@ -37,5 +38,5 @@ def ring(tx: Transaction) -> int:
             kind = AutoStopDue if say == "due" else AutoStopWarned
             view = live.view(due_at, tx.now)
             emit(tx, kind, live.noun_id, project=live.project, version=live.alarms, data=view)
-    store.save(tx.session, {live.noun_id for live in due}, [live for live, _, _ in looked])
+    store.save(tx.session, [live for live, _, _ in looked])
     return len(due)

@@ -6,13 +6,13 @@ from collections.abc import Collection, Iterable
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, update
-from sqlalchemy.sql.expression import bindparam
+from sqlalchemy import func
 from sqlmodel import Field, Session, select
 
 from finery_billing_meter.deadlines.domain import Live
 from finery_billing_meter.ledger.domain import text_of
-from finery_billing_meter.ledger.store import Table, write_all
+from finery_billing_meter.ledger.store import Table
+from finery_kit.rows import insert_rows
 
 
 class LiveRow(Table, table=True):
@@ -51,15 +51,10 @@ def known(session: Session, noun_ids: Collection[str]) -> dict[str, Live]:
     return {row["noun_id"]: _live(row) for row in session.execute(query).mappings()}
 
 
-def save(session: Session, before: Collection[str], lives: Iterable[Live]) -> None:
-    """Write what is known now; ``before`` are those that have a row."""
-    rows = [_row(live) for live in lives]
-    new = [row for row in rows if row["noun_id"] not in before]
-    if new:
-        write_all(session, LIVE, new)
-    changed = [{**row, "the_id": row["noun_id"]} for row in rows if row["noun_id"] in before]
-    if changed:
-        session.connection().execute(update(LIVE).where(LIVE.c.noun_id == bindparam("the_id")), changed)
+def save(session: Session, lives: Iterable[Live]) -> None:
+    """Write what is known now, over what was."""
+    rows = sorted((_row(live) for live in lives), key=lambda row: row["noun_id"])  # so that two writers cannot deadlock
+    insert_rows(session.connection(), LIVE, rows, known="replace")
 
 
 def due(session: Session, now: datetime, *, limit: int) -> list[Live]:
@@ -83,14 +78,14 @@ def running(session: Session, project: str, *, noun_id: str | None = None) -> li
 
 
 def _live(row: Any) -> Live:
-    fields = {name: row[name] for name in Live.__dataclass_fields__}
+    fields: dict[str, Any] = {name: row[name] for name in Live._fields}
     for name in _MOMENTS:
         fields[name] = datetime.fromisoformat(fields[name]) if fields[name] else None
     return Live(**fields)
 
 
 def _row(live: Live) -> dict[str, Any]:
-    row = {name: getattr(live, name) for name in Live.__dataclass_fields__}
+    row: dict[str, Any] = dict(zip(Live._fields, live, strict=True))
     for name in _MOMENTS:
         row[name] = text_of(row[name]) if row[name] is not None else None
     row["next_at"] = text_of(live.next_at) if live.next_at is not None else None

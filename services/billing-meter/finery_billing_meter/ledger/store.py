@@ -27,6 +27,7 @@ from finery_billing_meter.ledger.domain import (
 from finery_billing_meter.ledger.rows import Row, last_rows
 from finery_contracts.billing import LedgerLine
 from finery_contracts.ids import new_id
+from finery_kit.rows import insert_rows
 
 BILLING_METADATA = MetaData()
 COVERED = text("package <> ''")
@@ -142,8 +143,8 @@ def add_rows(session: Session, rows: list[Row]) -> list[Row]:
 def add_counts(session: Session, counts: Sequence[TokenCount]) -> None:
     """Write token counts."""
     if counts:
-        write_all(
-            session, TOKENS,
+        insert_rows(
+            session.connection(), TOKENS,
             [
                 {
                     "key": c.source, "project": c.project, "deployment": c.deployment, "kind": c.kind,
@@ -174,32 +175,25 @@ def corrections(rows: Iterable[Row], wanted: Iterable[Line], *, now: datetime, c
     return more
 
 
-def write_all(session: Session, table: Any, rows: Sequence[Row]) -> None:
-    """Insert rows that name every column, in one call of the driver: half of the hot path was the compiler's."""
-    session.flush()
-    names = [column.name for column in table.columns]
-    mark = "%({})s" if session.get_bind().dialect.name == "postgresql" else ":{}"
-    places = ", ".join(mark.format(name) for name in names)
-    session.connection().exec_driver_sql(f"insert into {table.name} ({', '.join(names)}) values ({places})", list(rows))
-
-
 def view(row: Row) -> LedgerLine:
     """As the world sees it."""
     unit: Unit = row["unit"]
     key = row["source"]
     if row["package"]:
         key = f"{key}/{row['package']}:{row['period']}"
-    return LedgerLine.model_construct(  # every value comes from our own table
-        id=row["id"], project=row["project"], key=f"{key}#{row['revision']}" if row["revision"] else key,
-        noun=row["noun"], noun_id=row["noun_id"], name=row["name"], description=row["description"],
-        quantity=from_parts(row["quantity_parts"], quantity_parts(unit)), unit=unit,
-        unit_price=Decimal(row["unit_price"]), amount=from_parts(row["amount_parts"]), currency=row["currency"],
-        started_at=datetime.fromisoformat(row["started_at"]), ended_at=datetime.fromisoformat(row["ended_at"]),
-        created_at=datetime.fromisoformat(row["created_at"]), event=row["event"], cause=row["cause"] or None,
-        created_by=row["created_by"], flavour=row["flavour"] or None, package=row["package"] or None,
-        period=row["period"] if row["package"] else None, corrects=row["corrects"] or None,
-        posted=from_parts(row["posted_parts"]), debit=row["debit"], credit=row["credit"],
-    )  # fmt: skip
+    told = {
+        "id": row["id"], "project": row["project"], "key": f"{key}#{row['revision']}" if row["revision"] else key,
+        "noun": row["noun"], "noun_id": row["noun_id"], "name": row["name"], "description": row["description"],
+        "quantity": from_parts(row["quantity_parts"], quantity_parts(unit)), "unit": unit,
+        "unit_price": Decimal(row["unit_price"]), "amount": from_parts(row["amount_parts"]),
+        "currency": row["currency"], "started_at": datetime.fromisoformat(row["started_at"]),
+        "ended_at": datetime.fromisoformat(row["ended_at"]),
+        "created_at": datetime.fromisoformat(row["created_at"]), "event": row["event"], "cause": row["cause"] or None,
+        "created_by": row["created_by"], "flavour": row["flavour"] or None, "package": row["package"] or None,
+        "period": row["period"] if row["package"] else None, "corrects": row["corrects"] or None,
+        "posted": from_parts(row["posted_parts"]), "debit": row["debit"], "credit": row["credit"],
+    }  # fmt: skip
+    return LedgerLine.model_validate(told)
 
 
 def interval_of(row: Row) -> Interval:
@@ -212,7 +206,7 @@ def interval_of(row: Row) -> Interval:
 
 
 def _row(line: Line, written: str) -> Row:
-    row = line._asdict()
+    row: Row = dict(zip(line._fields, line, strict=True))
     row["unit_price"] = str(line.unit_price)
     row["started_at"], row["ended_at"] = text_of(line.started_at), text_of(line.ended_at)
     row["revision"], row["created_at"], row["cause"], row["corrects"] = 0, written, "", ""
@@ -230,9 +224,10 @@ def _says_the_same(row: Row, fresh: Row) -> bool:
 
 def _insert(session: Session, rows: list[Row]) -> list[Row]:
     if rows:
-        for row in rows:  # ids of one process grow, so pages show lines in the order of writing
-            row["id"] = new_id("line")
-        write_all(session, LEDGER, rows)
+        written = new_id("line")  # ids of one process grow, so pages show lines in the order of writing
+        for place, row in enumerate(rows):
+            row["id"] = f"{written}{place:05d}"
+        insert_rows(session.connection(), LEDGER, rows)
     return rows
 
 
