@@ -95,7 +95,7 @@ class HotConsumer:
 
     async def run(self) -> None:
         """Until cancelled. While a batch is being committed the next ones are read."""
-        _calm_the_garbage_collector()
+        calm_the_garbage_collector()
         ready = asyncio.Queue[list[Taken]](maxsize=AHEAD)
         async with (
             Pull(self._service.client, self._stream, self._durable, batch=BATCH) as self._pull,
@@ -173,7 +173,7 @@ class HotConsumer:
             self._after()
 
 
-def _calm_the_garbage_collector() -> None:
+def calm_the_garbage_collector() -> None:
     """A batch of parsed facts is tens of thousands of objects, none of them in a cycle. At its ordinary thresholds the
     collector looked through the whole process again and again for them and took half of the time (measured)."""
     gc.freeze()  # what the start made stays anyway

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import postgresql, sqlite
@@ -29,7 +29,7 @@ def insert_rows(
         return
     names = tuple(rows[0])
     convert = _converters(table, names, connection.dialect.name)
-    taken: Callable[[Mapping[str, Any]], tuple[Any, ...]] = itemgetter(*names)  # pyright: ignore[reportAssignmentType]
+    taken = cast("Callable[[Mapping[str, Any]], tuple[Any, ...]]", itemgetter(*names))
     size = min(AT_ONCE, PARAMETERS // len(names))
     for start in range(0, len(rows), size):
         some = rows[start : start + size]

@@ -42,7 +42,7 @@ async def _shares(
         await _fill(client, facts)
         found: list[float] = []
         for turn in range(turns + 1):
-            with _garbage_collected_as_ever():
+            with garbage_collected_as_ever():
                 at_best = await _bare(client, subject, bare, folder / f"bare-{turn}.sqlite")
             await client.jetstream().delete_consumer(EVENTS.name, Durable.BILLING_METER)
             await heal_consumers(client.jetstream(), ("public",))
@@ -69,7 +69,8 @@ async def _bare(client: Client, subject: str, bare: Bare, file: Path) -> float:
 
 
 @contextlib.contextmanager
-def _garbage_collected_as_ever() -> Iterator[None]:
+def garbage_collected_as_ever() -> Iterator[None]:
+    """As Python starts, whatever a service set for its process before."""
     before = gc.get_threshold()
     gc.unfreeze()
     gc.set_threshold(700, 10, 10)

@@ -35,6 +35,10 @@ POLL_S = 5.0
 DRAIN_S = 5.0
 BREATHE_S = 1.0
 READY_S = 20.0
+AHEAD = 2
+"""Taken beforehand, in places of the main lane, so that a turn is worth its commit."""
+SETTLE_S = 0.02
+"""What ended waits so long for company."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +84,7 @@ class Courier:
         self._ready = deque[tuple[Parcel, float]]()
         self._free, self._busy = 0, Counter[str]()
         self._ended: list[Ended] = []
+        self._soon: asyncio.TimerHandle | None = None
         self._stopping = False
 
     def wake(self) -> None:
@@ -90,6 +95,9 @@ class Courier:
         """Until stopped: settle what ended, start what is due, sleep until the next turn."""
         while not self._stopping:
             self._wake.clear()
+            if self._soon is not None:
+                self._soon.cancel()
+                self._soon = None
             wait_s = await self.start_due()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait_s):
@@ -186,8 +194,8 @@ class Courier:
                 log.exception("delivery_unsettled", extra={"delivery": one.parcel.delivery})
 
     def _claim(self, tx: Transaction, room: Room) -> tuple[list[Parcel], float]:
-        wanted = room.free + self._lanes.places - len(self._ready)
-        if room.free <= 0 or wanted < self._lanes.places // 2:
+        wanted = room.free + AHEAD * self._lanes.places - len(self._ready)
+        if wanted < self._lanes.places:
             return [], SLOW_AFTER_S / 4
         known = room.busy + Counter(parcel.endpoint for parcel, _ in self._ready)
         rows = deliveries.claim_due(
@@ -242,7 +250,10 @@ class Courier:
         self._free += 1  # too many for one that was late, until the next turn counts again
         if self._ready and not self._stopping:
             self._start()
-        self.wake()
+        if len(self._ready) < self._lanes.places or len(self._ended) >= self._lanes.places:
+            self.wake()
+        elif self._soon is None:
+            self._soon = asyncio.get_running_loop().call_later(SETTLE_S, self.wake)
 
 
 def _about(parcel: Parcel) -> dict[str, str | int]:

@@ -12,16 +12,16 @@ from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Update, bindparam, delete, func, insert, not_, or_, update
+from sqlalchemy import Update, bindparam, delete, func, not_, or_, update
 from sqlalchemy import select as sql_select
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import aliased
 from sqlmodel import Session, col, select
 
 from finery_contracts.errors import NotFound
 from finery_kit.db import Transaction
-from finery_notifier.tables import AttemptRow, DeliveryRow, SubscriptionRow
+from finery_kit.rows import insert_rows
+from finery_notifier.tables import ATTEMPTS, DELIVERIES, AttemptRow, DeliveryRow, SubscriptionRow
 
 Limit = Callable[[str], int]
 """Endpoint → how many attempts it may have under way."""
@@ -30,12 +30,8 @@ PRUNED_AT_ONCE = 1000
 
 def add(tx: Transaction, rows: Sequence[DeliveryRow]) -> None:
     """Store deliveries; one that the subscription has already is left as it is."""
-    if not rows:
-        return
     tx.session.flush()
-    dialect = postgresql if tx.session.get_bind().dialect.name == "postgresql" else sqlite
-    statement = dialect.insert(DeliveryRow).on_conflict_do_nothing(index_elements=["subscription_id", "event_id"])
-    tx.session.connection().execute(statement, [row.model_dump() for row in rows])
+    insert_rows(tx.session.connection(), DELIVERIES, [dict(row) for row in rows], known="leave")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,18 +59,10 @@ def claim_due(
 
     Safe for several replicas: rows are locked, and those that another one holds are passed over.
     """
-    taken, mine = Counter(in_flight), list[str]()
+    taken, mine, connection = Counter(in_flight), list[str](), tx.session.connection()
     while len(mine) < room:
-        query = (
-            select(DeliveryRow.id, DeliveryRow.endpoint)
-            .where(col(DeliveryRow.due_at) <= tx.now, *_open(taken, limit, closed))
-            .order_by(col(DeliveryRow.due_at), col(DeliveryRow.id))
-            .limit(2 * room)
-            .with_for_update(skip_locked=True, of=DeliveryRow)
-        )
-        if mine:
-            query = query.where(col(DeliveryRow.id).not_in(mine))
-        found = tx.session.connection().execute(query).all()
+        asked = {"now": tx.now, "full": _full(taken, limit, closed), "mine": mine, "most": 2 * room}
+        found = connection.execute(_WAITING, asked).all()
         before = len(mine)
         for delivery_id, endpoint in found:
             if len(mine) < room and taken[endpoint] < limit(endpoint):
@@ -86,6 +74,35 @@ def claim_due(
 
 
 # Statements that are the same every time are built once: building them costs more than running them.
+_EARLIER = aliased(DeliveryRow)
+_BEHIND = (
+    sql_select(col(_EARLIER.id))
+    .where(
+        col(_EARLIER.subscription_id) == col(DeliveryRow.subscription_id),
+        col(_EARLIER.noun) == col(DeliveryRow.noun),
+        col(_EARLIER.state) == "waiting",
+        col(_EARLIER.noun_version) < col(DeliveryRow.noun_version),
+    )
+    .exists()
+)
+# Waiting, at an endpoint with room, and no fact of the same thing is before it where order was asked for.
+_OPEN = (
+    col(DeliveryRow.state) == "waiting",
+    col(DeliveryRow.endpoint).not_in(bindparam("full", expanding=True)),
+    or_(col(DeliveryRow.ordered).is_(False), not_(_BEHIND)),
+)
+_WAITING = (
+    sql_select(col(DeliveryRow.id), col(DeliveryRow.endpoint))
+    .where(
+        col(DeliveryRow.due_at) <= bindparam("now"), *_OPEN,
+        col(DeliveryRow.id).not_in(bindparam("mine", expanding=True)),
+    )
+    .order_by(col(DeliveryRow.due_at), col(DeliveryRow.id))
+    .limit(bindparam("most"))
+    .with_for_update(skip_locked=True, of=DeliveryRow)
+)  # fmt: skip
+_NEXT_DUE = sql_select(func.min(DeliveryRow.due_at)).where(*_OPEN)
+_THEIRS = select(SubscriptionRow).where(col(SubscriptionRow.id).in_(bindparam("whose", expanding=True)))
 _THESE = col(DeliveryRow.id).in_(bindparam("ids", expanding=True))
 _ONE_MORE = col(DeliveryRow.version) + 1
 _TAKE = update(DeliveryRow).where(_THESE).values(due_at=bindparam("until"), version=_ONE_MORE)
@@ -97,9 +114,10 @@ def _taken(tx: Transaction, ids: Sequence[str], until: datetime) -> list[tuple[D
         return []
     connection = tx.session.connection()
     connection.execute(_TAKE, {"ids": ids, "until": until})
-    found = [Due(*row) for row in connection.execute(_TAKEN, {"ids": ids})]
-    wanted = select(SubscriptionRow).where(col(SubscriptionRow.id).in_({due.subscription_id for due in found}))
-    subscriptions = {row.id: row for row in tx.session.exec(wanted.execution_options(populate_existing=True))}
+    found = [Due(*row) for row in connection.execute(_TAKEN, {"ids": ids}).all()]
+    whose = {due.subscription_id for due in found}
+    wanted = tx.session.exec(_THEIRS, params={"whose": list(whose)}, execution_options={"populate_existing": True})
+    subscriptions = {row.id: row for row in wanted}
     order = {delivery_id: place for place, delivery_id in enumerate(ids)}
     known = [(due, subscriptions[due.subscription_id]) for due in found if due.subscription_id in subscriptions]
     return sorted(known, key=lambda pair: order[pair[0].id])
@@ -109,25 +127,12 @@ def next_due(
     tx: Transaction, *, in_flight: Mapping[str, int], limit: Limit, closed: Collection[str]
 ) -> datetime | None:
     """When the next delivery may be taken, of endpoints that have room."""
-    return tx.session.exec(select(func.min(DeliveryRow.due_at)).where(*_open(in_flight, limit, closed))).one()
+    found = tx.session.connection().execute(_NEXT_DUE, {"full": _full(in_flight, limit, closed)})
+    return found.scalar_one()
 
 
-def _open(in_flight: Mapping[str, int], limit: Limit, closed: Collection[str]) -> list[Any]:
-    """Waiting, at an endpoint with room, and no fact of the same thing is before it where order was asked for."""
-    full = {*closed, *(endpoint for endpoint, count in in_flight.items() if count >= limit(endpoint))}
-    earlier = aliased(DeliveryRow)
-    behind = (
-        select(earlier.id)
-        .where(
-            earlier.subscription_id == DeliveryRow.subscription_id,
-            earlier.noun == DeliveryRow.noun,
-            earlier.state == "waiting",
-            col(earlier.noun_version) < col(DeliveryRow.noun_version),
-        )
-        .exists()
-    )
-    turn = or_(col(DeliveryRow.ordered).is_(False), not_(behind))
-    return [DeliveryRow.state == "waiting", col(DeliveryRow.endpoint).not_in(sorted(full)), turn]
+def _full(in_flight: Mapping[str, int], limit: Limit, closed: Collection[str]) -> list[str]:
+    return sorted({*closed, *(endpoint for endpoint, count in in_flight.items() if count >= limit(endpoint))})
 
 
 class AtHand(NamedTuple):
@@ -154,14 +159,13 @@ _ARRIVED = (
         last_error=None, version=_ONE_MORE, attempts=col(DeliveryRow.attempts) + 1,
     )
 )  # fmt: skip
-_LOG = insert(AttemptRow)
 
 
 def at_hand(tx: Transaction, ids: Collection[str]) -> dict[str, AtHand]:
     """The rows whose attempts ended, locked."""
     tx.session.flush()
     found = tx.session.connection().execute(_AT_HAND, {"ids": list(ids)})
-    return {row[0]: AtHand(*row) for row in found}
+    return {row[0]: AtHand(*row) for row in found.all()}
 
 
 _CHANGE: Update = (
@@ -187,8 +191,7 @@ def arrived(tx: Transaction, ids: Collection[str], status: int | None) -> None:
 
 def keep_log(tx: Transaction, attempts: Sequence[dict[str, Any]]) -> None:
     """How each attempt went."""
-    if attempts:
-        tx.session.connection().execute(_LOG, list(attempts))
+    insert_rows(tx.session.connection(), ATTEMPTS, attempts)
 
 
 def hasten(tx: Transaction, subscription_id: str) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlmodel import col, select
@@ -73,15 +73,21 @@ async def say_hours(database: Database, wake_relay: Callable[[], None]) -> None:
         await asyncio.sleep(LOOK_S)
 
 
+def _adding(dialect: Any) -> Any:
+    statement = dialect.insert(MeteredRow)
+    return statement.on_conflict_do_update(
+        index_elements=["project", "channel", "window"],
+        set_={"count": col(MeteredRow.count) + statement.excluded.count},
+        where=col(MeteredRow.said).is_(False),
+    ).returning(col(MeteredRow.project))
+
+
+_ADD = {"postgresql": _adding(postgresql), "sqlite": _adding(sqlite)}
+
+
 def _added(tx: Transaction, counted: Counted, number: int, window: datetime) -> bool:
     """False when this hour was told already."""
     tx.session.flush()
-    dialect = postgresql if tx.session.get_bind().dialect.name == "postgresql" else sqlite
+    connection = tx.session.connection()
     row = {"project": counted.project, "channel": counted.channel, "window": window, "count": number, "said": False}
-    statement = dialect.insert(MeteredRow).values(row)
-    statement = statement.on_conflict_do_update(
-        index_elements=["project", "channel", "window"],
-        set_={"count": col(MeteredRow.count) + number},
-        where=col(MeteredRow.said).is_(False),
-    ).returning(col(MeteredRow.project))
-    return tx.session.connection().execute(statement).first() is not None
+    return connection.execute(_ADD[connection.dialect.name], row).first() is not None

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import delete, func, or_, update
+from sqlalchemy import bindparam, delete, func, or_, update
 from sqlmodel import Session, col, select
 
 from finery_contracts.errors import NotFound
@@ -118,13 +118,23 @@ def confirmation_of(session: Session, subscription_id: str) -> DeliveryRow | Non
     return session.exec(query.with_for_update().execution_options(populate_existing=True)).first()
 
 
+# Built once: it runs with every batch of deliveries, and building it costs more than running it.
+_FAILING = (
+    select(SubscriptionRow.id)
+    .where(
+        col(SubscriptionRow.id).in_(bindparam("ids", expanding=True)),
+        or_(col(SubscriptionRow.failing_since).is_not(None), col(SubscriptionRow.dead_in_row) > 0),
+    )
+    .order_by(col(SubscriptionRow.id))
+    .with_for_update()
+)
+
+
 def answering_again(tx: Transaction, ids: Collection[str]) -> None:
     """These endpoints took a delivery: what failed before counts no more."""
     if not ids:
         return
-    failing = or_(col(SubscriptionRow.failing_since).is_not(None), col(SubscriptionRow.dead_in_row) > 0)
-    query = select(SubscriptionRow.id).where(col(SubscriptionRow.id).in_(sorted(ids)), failing)
-    mine = sorted(tx.session.exec(query.order_by(col(SubscriptionRow.id)).with_for_update()))
+    mine = list(tx.session.connection().scalars(_FAILING, {"ids": sorted(ids)}))
     if mine:
         tx.session.execute(
             update(SubscriptionRow).where(col(SubscriptionRow.id).in_(mine)).values(failing_since=None, dead_in_row=0)

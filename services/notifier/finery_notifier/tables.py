@@ -165,3 +165,7 @@ class MeteredRow(_Table, table=True):
     window: datetime = Field(primary_key=True, sa_type=UtcText)
     count: int
     said: bool = Field(default=False, index=True)
+
+
+DELIVERIES: Any = DeliveryRow.__table__  # pyright: ignore[reportAttributeAccessIssue]
+ATTEMPTS: Any = AttemptRow.__table__  # pyright: ignore[reportAttributeAccessIssue]
