@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from sqlmodel import select
@@ -21,8 +20,8 @@ def clock() -> VirtualClock:
 
 
 @pytest.fixture
-def database(tmp_path: Path, clock: VirtualClock) -> Iterator[Database]:
-    made = Database(f"sqlite:///{tmp_path / 'inbox.sqlite'}", DELIVERY_METADATA, clock=clock)
+def database(database_url: str, clock: VirtualClock) -> Iterator[Database]:
+    made = Database(database_url, DELIVERY_METADATA, clock=clock)
     made.open()
     yield made
     made.close()
@@ -53,3 +52,15 @@ async def test_after_folding_nothing_old_is_applied_again_and_what_is_newer_is(
     assert kept == [("t1", 7)]
     assert floors == {("t1", 5), ("t2", 1)}
     assert again == {("task", "t1", 6), ("task", "t3", 1)}
+
+
+async def test_a_key_that_comes_twice_at_once_is_new_once_and_never_again(database: Database) -> None:
+    twice: list[Key] = [("task", "t1", 1), ("task", "t1", 1), ("task", 'it\'s "t2"', 2)]
+
+    first = await database.write(lambda tx: remember(tx, twice))
+    second = await database.write(lambda tx: remember(tx, [*twice, ("task", "t1", 2)]))
+    none = await database.write(lambda tx: remember(tx, []))
+
+    assert first == set(twice)
+    assert second == {("task", "t1", 2)}
+    assert none == set()
