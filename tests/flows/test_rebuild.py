@@ -206,7 +206,7 @@ async def said_on_the_bus(api: httpx.AsyncClient, broker: NatsServer) -> None:
 
 
 async def all_was_told(receiver: Receiver, log: list[Json], tasks: list[Json]) -> None:
-    """The subscriber hears each chosen fact of these tasks in as many messages as it was said; one may be coming yet."""
+    """The subscriber hears each chosen fact of these tasks as often as it was said; the last may be coming yet."""
     said = said_of(log, tasks)
 
     def told() -> dict[tuple[str, str], int]:
