@@ -96,6 +96,7 @@ class HotConsumer:
     async def run(self) -> None:
         """Until cancelled. While a batch is being committed the next ones are read."""
         calm_the_garbage_collector()
+        self._at_hand.clear()  # what a run that broke had read comes again
         ready = asyncio.Queue[list[Taken]](maxsize=AHEAD)
         async with (
             Pull(self._service.client, self._stream, self._durable, batch=BATCH) as self._pull,
