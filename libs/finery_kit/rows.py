@@ -18,7 +18,6 @@ from sqlalchemy.dialects import postgresql, sqlite
 AT_ONCE, PARAMETERS = 500, 30_000
 """Rows of one statement; SQLite takes 32,766 parameters."""
 Known = Literal["refuse", "leave", "replace"]
-_END = {"refuse": "", "leave": " on conflict do nothing"}
 
 
 def insert_rows(
@@ -44,7 +43,7 @@ def insert_rows(
 def _statement(table: Table, names: tuple[str, ...], rows: int, known: Known, dialect: str) -> str:
     mark = "%s" if dialect == "postgresql" else "?"
     row = f"({', '.join([mark] * len(names))})"
-    end = _END.get(known) or (_replacing(table, names) if known == "replace" else "")
+    end = {"refuse": "", "leave": " on conflict do nothing", "replace": _replacing(table, names)}[known]
     return f'insert into "{table.name}" ({_listed(names)}) values {", ".join([row] * rows)}{end}'
 
 
