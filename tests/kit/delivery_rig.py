@@ -6,20 +6,31 @@ import asyncio
 import contextlib
 import json
 import subprocess
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 
 import nats
 from nats.aio.client import Client
+from sqlalchemy import MetaData
 from sqlmodel import col, select
 
 from finery_contracts.access import ProjectCreated, ProjectView
 from finery_contracts.envelope import Event
 from finery_contracts.streams import EVENTS
-from finery_kit.db import Database, Transaction
+from finery_kit.db import Database, Transaction, utc_now
 from finery_kit.delivery import OutboxRow, emit
 from finery_kit.nats_server import nats_binary
 from finery_kit.ports import free_port
+
+
+@contextlib.contextmanager
+def opened(url: str, *metadata: MetaData, clock: Callable[[], datetime] = utc_now) -> Iterator[Database]:
+    """A database with these tables."""
+    made = Database(url, *metadata, clock=clock)
+    made.open()
+    yield made
+    made.close()
 
 
 class Broker:

@@ -14,6 +14,7 @@ from sqlmodel import Field, Session, SQLModel, col, select
 
 from finery_contracts.errors import Unavailable
 from finery_kit.db import Database, Transaction
+from tests.kit.delivery_rig import opened
 
 METADATA = MetaData()
 ON_SQLITE = pytest.mark.parametrize("database_url", ["sqlite"], indirect=True)
@@ -34,10 +35,8 @@ class Word(_Table, table=True):
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    made = Database(database_url, METADATA)
-    made.open()
-    yield made
-    made.close()
+    with opened(database_url, METADATA) as made:
+        yield made
 
 
 def add(tx: Transaction, word: str) -> str:

@@ -20,7 +20,7 @@ from finery_kit.bus import apply_once
 from finery_kit.bus_init import bus_init
 from finery_kit.db import Database, Transaction
 from finery_kit.delivery import DELIVERY_METADATA, OutboxRow, Relay, emit, events_since
-from tests.kit.delivery_rig import Broker, connected, outbox, say, stored, until_published
+from tests.kit.delivery_rig import Broker, connected, opened, outbox, say, stored, until_published
 
 
 @pytest.fixture
@@ -33,10 +33,8 @@ def broker(tmp_path: Path) -> Iterator[Broker]:
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    made = Database(database_url, DELIVERY_METADATA)
-    made.open()
-    yield made
-    made.close()
+    with opened(database_url, DELIVERY_METADATA) as made:
+        yield made
 
 
 async def test_a_fact_is_stored_only_with_the_change_it_tells_of(database: Database):

@@ -12,6 +12,7 @@ from finery_kit.db import Database, Transaction
 from finery_kit.delivery_tables import DELIVERY_METADATA, InboxFloorRow, InboxRow
 from finery_kit.inbox import Key, fold_old_rows, remember
 from finery_kit.testing import VirtualClock
+from tests.kit.delivery_rig import opened
 
 
 @pytest.fixture
@@ -21,10 +22,8 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 def database(database_url: str, clock: VirtualClock) -> Iterator[Database]:
-    made = Database(database_url, DELIVERY_METADATA, clock=clock)
-    made.open()
-    yield made
-    made.close()
+    with opened(database_url, DELIVERY_METADATA, clock=clock) as made:
+        yield made
 
 
 def fold(tx: Transaction) -> bool:

@@ -218,6 +218,7 @@ async def test_a_project_comes_back_after_a_crash_of_the_server(server: NatsServ
         while not (client.is_connected and client.stats["reconnects"]):
             await asyncio.sleep(0.02)
     await client.flush()
+    assert client.is_connected
     await client.close()
 
 
@@ -236,6 +237,7 @@ async def test_the_configuration_for_containers_lets_in_the_same(tmp_path: Path)
         await broker.start()
         async with connected(f"nats://prj_1:{bus_password(SECRET, 'prj_1')}@127.0.0.1:{port}") as theirs:
             await theirs.flush()
+            assert theirs.is_connected
         await broker.stop()
     finally:
         process.kill()

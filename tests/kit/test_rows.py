@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 from finery_kit.columns import UtcText
 from finery_kit.db import Database, Transaction
 from finery_kit.rows import AT_ONCE, insert_rows
+from tests.kit.delivery_rig import opened
 
 METADATA = MetaData()
 THINGS = Table(
@@ -24,10 +25,8 @@ THINGS = Table(
 
 @pytest.fixture
 def database(database_url: str) -> Iterator[Database]:
-    made = Database(database_url, METADATA)
-    made.open()
-    yield made
-    made.close()
+    with opened(database_url, METADATA) as made:
+        yield made
 
 
 def thing(number: int, **other: Any) -> dict[str, Any]:
