@@ -1,10 +1,11 @@
-"""Checkpoints that are whole or absent: each carries a manifest and is published by rename.
+"""Checkpoints that are whole or absent: each carries a manifest, and comes and goes by rename.
 
 It refuses to call a folder good that misses a byte of what its manifest promises, or holds a file it does not name.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -47,7 +48,7 @@ def publish_checkpoint(staged: Path, folder: Path, *, step: int) -> Path:
     if verify_checkpoint(target):
         shutil.rmtree(staged)
         return target
-    shutil.rmtree(target, ignore_errors=True)
+    _take_away(target)
     files = {path.relative_to(staged).as_posix(): path for path in _files_of(staged)}
     manifest = Manifest(step=step, files={name: _digest_of(path) for name, path in files.items()})
     for path in files.values():
@@ -81,10 +82,18 @@ def published_checkpoints(folder: Path) -> list[Path]:
 
 
 def prune_checkpoints(folder: Path, *, keep: int) -> None:
-    """Remove all but the newest ``keep`` checkpoints; each loses its manifest first, so none is ever half there."""
+    """Remove all but the newest ``keep`` checkpoints; whoever is killed meanwhile leaves none half there."""
     for old in published_checkpoints(folder)[:-keep]:
-        (old / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
+        _take_away(old)
+
+
+def _take_away(checkpoint: Path) -> None:
+    """Out of sight by one rename, then removed; does nothing when there is none."""
+    aside = checkpoint.with_name(f".{checkpoint.name}.removed")
+    shutil.rmtree(aside, ignore_errors=True)
+    with contextlib.suppress(FileNotFoundError):
+        os.replace(checkpoint, aside)
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _files_of(folder: Path) -> list[Path]:

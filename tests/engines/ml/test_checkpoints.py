@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -79,3 +80,22 @@ def test_pruning_keeps_the_newest_by_step_and_not_by_name(tmp_path: Path) -> Non
         published(tmp_path, step=step)
     prune_checkpoints(tmp_path, keep=2)
     assert [path.name for path in published_checkpoints(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
+
+
+def test_who_is_killed_while_pruning_leaves_no_checkpoint_half_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for step in (1, 2, 3):
+        published(tmp_path, step=step)
+
+    def killed(path: Path, **_: object) -> None:
+        for file in path.rglob("adapter.safetensors"):
+            file.unlink()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        prune_checkpoints(tmp_path, keep=1)
+    left = published_checkpoints(tmp_path)
+    assert [path.name for path in left] == ["checkpoint-2", "checkpoint-3"]
+    assert all(verify(path) for path in left)
