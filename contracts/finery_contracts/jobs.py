@@ -67,7 +67,10 @@ class ValidateSpec(Record):
     kind: Literal[TaskKind.VALIDATE] = TaskKind.VALIDATE
     model: str = Field(description="path of the model folder")
     expected_architecture: str | None = Field(default=None, description="model_type of config.json, if known")
-    expected_quantised: bool | None = None
+    expected_quantised: bool | None = Field(default=None, description="absent: nobody knows what the weights should be")
+    published_config: dict[str, Any] | None = Field(
+        default=None, description="structure keys of config.json as the model was published; others are not known"
+    )
     generate: bool = Field(default=True, description="a short generation as proof of life")
 
 

@@ -36,6 +36,7 @@ class ModelView(Record):
     family: str | None = None
     gallery: str | None = Field(default=None, description="the gallery id it was made from")
     base: str | None = Field(default=None, description="id of the model under the adapter")
+    quantisation: str | None = Field(default=None, description="awq, smoothquant, …, or unknown; absent: not quantised")
     openai_name: str | None = Field(default=None, description="ft:<base>:<project>:<suffix>:<id>")
     published: bool = True
     expires_at: UtcTime | None = None

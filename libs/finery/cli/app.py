@@ -9,7 +9,7 @@ import typer
 
 HELP = """Finery: data and an open-weights model in, a tuned model behind an OpenAI-compatible endpoint out.
 
-Begin with `finery up`, then `finery models gallery`; or run everything once with `finery demo`.
+Begin with `finery up`, then `finery gallery list`; or run everything once with `finery demo`.
 """
 
 
@@ -20,6 +20,7 @@ def application() -> typer.Typer:
         bus,
         datasets,
         deployments,
+        gallery,
         house,
         models,
         notifications,
@@ -33,6 +34,7 @@ def application() -> typer.Typer:
     house.register(app)
     app.add_typer(tasks.group, name="tasks")
     app.add_typer(datasets.group, name="datasets")
+    app.add_typer(gallery.group, name="gallery")
     app.add_typer(models.group, name="models")
     app.add_typer(deployments.group, name="deployments")
     app.add_typer(pools.pools, name="pools")

@@ -54,7 +54,7 @@ def up(
                 Panel(
                     f"url      {ready.url}      (OpenAI clients: {ready.url}/v1)\n"
                     f"key      {ready.api_key}\nbus      {ready.nats_url}\nstate    {ready.home}\n"
-                    "Stop with Ctrl-C. Next, in another shell: finery models gallery",
+                    "Stop with Ctrl-C. Next, in another shell: finery gallery list",
                     title="finery is up",
                 )
             )

@@ -1,4 +1,4 @@
-"""finery models: the gallery, imports, findings, what tuning made."""
+"""finery models: imports, findings, what tuning made."""
 
 from __future__ import annotations
 
@@ -10,16 +10,12 @@ import typer
 from finery.cli.command import Columns, Shell, command
 from finery.cli.tasks import follow
 
-group = typer.Typer(help="Models: gallery, import, findings, publish, delete.", no_args_is_help=True)
+group = typer.Typer(help="Models: import, findings, publish, delete.", no_args_is_help=True)
 Model = Annotated[str, typer.Argument(help="A model's id, name or ft: name.")]
 COLUMNS: Columns = {
     "id": lambda m: m.id, "name": lambda m: m.openai_name or m.name, "state": lambda m: m.state,
     "parameters": lambda m: f"{m.parameters / 1e6:,.0f} M", "published": lambda m: "yes" if m.published else "no",
     "expires": lambda m: f"{m.expires_at:%Y-%m-%d}" if m.expires_at else "",
-}  # fmt: skip
-GALLERY: Columns = {
-    "id": lambda g: g.id, "title": lambda g: g.title, "licence": lambda g: g.licence,
-    "parameters": lambda g: f"{g.parameters / 1e6:,.0f} M", "uses": lambda g: ", ".join(g.uses),
 }  # fmt: skip
 FINDINGS: Columns = {
     "severity": lambda f: f.severity, "code": lambda f: f.code, "where": lambda f: f.where,
@@ -36,13 +32,6 @@ def list_models(
     """List models, newest first."""
     with shell.finery as finery:
         shell.many(finery.models.list(search=search, limit=limit).data, COLUMNS)
-
-
-@command(group, "gallery", example="finery models gallery")
-def gallery(shell: Shell) -> None:
-    """List what can be made into a model by name."""
-    with shell.finery as finery:
-        shell.many(finery.models.gallery().data, GALLERY)
 
 
 @command(group, "show", example="finery models show smollm2-135m-instruct")

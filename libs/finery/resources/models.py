@@ -1,10 +1,8 @@
-"""Models: the gallery, import, findings, publish."""
+"""Models: import, findings, publish."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-
-from pydantic import Field
 
 from finery.transport import Page, Transport, every
 from finery_contracts.jobs import Finding
@@ -13,20 +11,6 @@ from finery_contracts.models import ModelView
 from finery_contracts.tasks import NotifyChoice
 
 PATH = "/api/v1/models"
-
-
-class GalleryEntry(Record):
-    """What can be made into a model."""
-
-    id: str
-    title: str = ""
-    family: str | None = None
-    licence: str | None = None
-    languages: list[str] = Field(default_factory=list)
-    uses: list[str] = Field(default_factory=list)
-    parameters: int = 0
-    max_length: int = 0
-    source: str | None = Field(default=None, description="absent: bring the weights")
 
 
 class Findings(Record):
@@ -42,10 +26,6 @@ class Models:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
-
-    def gallery(self) -> Page[GalleryEntry]:
-        """What can be made into a model by name."""
-        return self._transport.page(GalleryEntry, "/api/v1/gallery")
 
     def create(
         self, name: str, *, gallery: str | None = None, path: str | None = None, description: str = "",

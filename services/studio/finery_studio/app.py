@@ -82,10 +82,8 @@ class Studio:
         self.gate = Gate(self.database, settings.secret)
         self.specs: dict[TaskKind, SpecMaker] = {}
         self.outcomes: dict[TaskKind, Outcome] = {}
-        self.models = ModelDesk(
-            load_gallery(settings.gallery_file), tuple(settings.allowed_roots), settings.retention,
-            self.specs,
-        )  # fmt: skip
+        self.gallery = load_gallery(settings.gallery_file)
+        self.models = ModelDesk(self.gallery.entries, tuple(settings.allowed_roots), settings.retention, self.specs)
         self.tuning = TuningDesk(self.models)
         self.tasks = TaskDesk(
             self.database, self.specs, self.outcomes, settings.max_attempts,
@@ -130,7 +128,7 @@ class Studio:
     async def on_servable(self, call: Call[ServableRequest]) -> ServableModel:
         """RPC: a model that a call names."""
         project = call.by.project
-        return self.models.servable(await self.database.read(lambda s: model_store.load(s, project, call.body.name)))
+        return self.models.deployable(await self.database.read(lambda s: model_store.load(s, project, call.body.name)))
 
     async def on_events(self, call: Call[LogRequest]) -> LogPage:
         """RPC: the event log."""
@@ -230,7 +228,7 @@ class Studio:
             inbound_http.routes(self.task_routes),
             tuning_openai.routes(self.task_routes),
             forward.routes(self.gate, self._ask, self.resolve),
-            billing.routes(self.gate, self._ask),
+            billing.routes(self.gate, self._ask, self.gallery),
             notifications.routes(self.gate, self._ask),
             notifications.link_routes(self._ask),
         )
@@ -251,7 +249,7 @@ class Studio:
     async def resolve(self, asked: DeployRequest, actor: Actor) -> DeployCommand:
         """A deployment request, with the model's facts."""
         view = await self.database.read(lambda s: model_store.load(s, actor.project, asked.model))
-        return DeployCommand(request=asked, model=self.models.servable(view))
+        return DeployCommand(request=asked, model=self.models.deployable(view))
 
     async def _send(self, *arguments: Any, **named: Any) -> Any:
         return await ask(self.service.client, *arguments, **named)

@@ -18,7 +18,9 @@ class StudioSettings(Settings):
     allowed_roots: list[Path] = Field(
         default_factory=list[Path], description="folders models may be imported from; an operator may name any"
     )
-    gallery_file: Path | None = Field(default=None, description="more gallery entries, same shape as the shipped file")
+    gallery_file: Path | list[Path] | None = Field(
+        default=None, description="more gallery entries: a file or folder of the shipped files' shape, or a JSON list"
+    )
     heartbeat_limit_s: float = Field(default=10.0, gt=0, description="an attempt without heartbeat is lost after this")
     hang_factor: float = Field(default=20.0, gt=1, description="a hang is suspected after this many median steps")
     hang_floor_s: float = Field(default=60.0, gt=0, description="and never sooner than this")

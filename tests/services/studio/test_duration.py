@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from finery_contracts.errors import InvalidRequest
-from finery_contracts.estimates import EstimateAsked
-from finery_studio.tuning.duration import duration_of
+from finery_contracts.estimates import Duration, EstimateAsked
+from finery_studio.models.gallery import load_gallery
+from finery_studio.tuning import duration
+
+GALLERY = load_gallery()
+
+
+def duration_of(asked: EstimateAsked) -> Duration:
+    return duration.duration_of(asked, GALLERY)
 
 
 def test_hours_are_coefficient_times_iterations_by_cards_instances_and_throughput() -> None:

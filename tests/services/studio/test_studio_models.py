@@ -14,7 +14,6 @@ from finery_contracts.errors import Conflict, ErrorBody, Forbidden, InvalidReque
 from finery_contracts.jobs import TaskKind
 from finery_contracts.models import ModelState, ModelView
 from finery_contracts.tasks import EndReason
-from finery_studio.models.gallery import load_gallery
 from finery_studio.models.handlers import NewModel
 from finery_studio.models.sources import source_of
 from finery_studio.projects.domain import check_name
@@ -53,26 +52,6 @@ def test_a_name_outside_the_rule_is_refused(name: str) -> None:
 def test_only_names_of_models_have_dots() -> None:
     with pytest.raises(InvalidRequest):
         check_name("a.b")
-
-
-def test_an_operators_gallery_file_adds_and_replaces(tmp_path: Path) -> None:
-    entry = "{family: F, title: T, licence: MIT, architecture: llama, parameters: 10, source: 'file:///m'}"
-    (tmp_path / "mine.yaml").write_text(f"models:\n  mine: {entry}\n  {GALLERY_MODEL}: {entry}\n")
-
-    gallery = load_gallery(tmp_path / "mine.yaml")
-
-    assert set(load_gallery()) < set(gallery)
-    assert gallery[GALLERY_MODEL].title == "T"
-
-
-@pytest.mark.parametrize(
-    "text", ["models: [", "models: {m: {family: F}}", "[]", "", "models: {m: !!python/object/apply:os.system [id]}"]
-)
-def test_a_faulty_gallery_file_stops_the_start_and_is_named(tmp_path: Path, text: str) -> None:
-    (tmp_path / "mine.yaml").write_text(text)
-    with pytest.raises(InvalidRequest, match=r"mine\.yaml") as refused:
-        load_gallery(tmp_path / "mine.yaml")
-    assert refused.value.error_code == "gallery_invalid"
 
 
 async def test_only_an_operator_names_a_folder_outside_the_allowed_roots(studio: Rig, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from finery_contracts.billing import Accounts, Bill, Cost, ExportPage, Verificat
 from finery_contracts.budgets import BudgetPage, BudgetRequest, BudgetView
 from finery_contracts.deployments import DeploymentCommand
 from finery_contracts.estimates import Estimate, EstimateAsked
+from finery_contracts.gallery import Gallery
 from finery_contracts.model import Record
 from finery_contracts.packages import Offers, PackagePage, PackageRequest, PackageView
 from finery_studio.edge.auth import Gate
@@ -29,13 +30,13 @@ VERIFY_TIMEOUT_S = 600.0
 EXPORT_PAGE = 200
 
 
-def routes(gate: Gate, ask: Ask) -> APIRouter:
+def routes(gate: Gate, ask: Ask, gallery: Gallery) -> APIRouter:
     """All of it."""
     router = APIRouter(prefix="/api/v1", tags=["billing"])
     _bills(router, gate, ask)
     _budgets(router, gate, ask)
     _packages(router, gate, ask)
-    _estimates(router, gate, ask)
+    _estimates(router, gate, ask, gallery=gallery)
     return router
 
 
@@ -153,12 +154,12 @@ def _packages(router: APIRouter, gate: Gate, ask: Ask) -> None:
         return PackageView.model_validate(await carried_out(gate, wish, send))
 
 
-def _estimates(router: APIRouter, gate: Gate, ask: Ask) -> None:
+def _estimates(router: APIRouter, gate: Gate, ask: Ask, *, gallery: Gallery) -> None:
     wisher = gate.wishes(Role.READ)
 
     @router.post("/estimates")
     async def estimate(body: EstimateAsked, wish: Wish = wisher) -> Estimate:
-        guess = duration_of(body)
+        guess = duration_of(body, gallery)
         asked = {"flavour": body.flavour, "instances": body.instances}
         asked |= {"seconds": guess.seconds, "low_s": guess.low_s, "high_s": guess.high_s}
 

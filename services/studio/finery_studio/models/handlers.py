@@ -10,7 +10,8 @@ from typing import Any
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import ServableModel
-from finery_contracts.errors import Conflict, InvalidRequest, NotFound
+from finery_contracts.errors import Conflict, InvalidRequest
+from finery_contracts.gallery import GalleryEntry
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import (
     Finding,
@@ -34,8 +35,8 @@ from finery_contracts.models import (
 from finery_contracts.retention import Retention
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
-from finery_studio.models import domain, store
-from finery_studio.models.gallery import GalleryEntry
+from finery_studio.models import domain, store, support
+from finery_studio.models.gallery import entry_named
 from finery_studio.models.requests import ImportRequest, NewModel, ValidateRequest, asked_for
 from finery_studio.models.sources import source_of
 from finery_studio.projects.domain import check_name
@@ -59,14 +60,14 @@ class ModelDesk:
         check_name(new.name, model=True)
         if store.find(tx.session, actor.project, new.name) is not None:
             raise Conflict(f"there is a model named {new.name} already", code="name_taken", param="name")
-        entry = self.entry(new.gallery) if new.gallery else None
+        entry = entry_named(self.gallery, new.gallery) if new.gallery else None
         source = source_of(new.gallery, new.path, entry, actor, self.allowed_roots)
         task_id = new_id("task")
         view = ModelView(
             id=new_id("mdl"), project=actor.project, name=new.name, description=new.description,
             state=ModelState.IMPORTING, version=1, created_by=actor.user, created_at=tx.now,
             family=entry.family if entry else None, gallery=new.gallery, tasks=[task_id],
-            max_length=entry.max_length if entry else 4096,
+            max_length=entry.max_length if entry else 4096, quantisation=support.quantised_as(entry),
         )  # fmt: skip
         store.save(tx, view, ModelCreated)
         request = {"model": view.id, "validate": new.validate, **source}
@@ -83,31 +84,30 @@ class ModelDesk:
         view = self.create(tx, asked.new_model(), actor)
         return task_store.view_of(task_store.load(tx.session, actor.project, view.tasks[0]))
 
-    def entry(self, gallery_id: str) -> GalleryEntry:
-        """A gallery entry.
+    def check(self, view: ModelView, action: support.Action) -> None:
+        """Let it pass if the support matrix does.
 
         Raises:
-            NotFound: there is none of that id.
+            InvalidRequest: ``not_supported``, with the rule.
         """
-        if gallery_id not in self.gallery:
-            raise NotFound(
-                f"the gallery has no model {gallery_id!r}; it has {', '.join(sorted(self.gallery))}",
-                code="model_not_found", param="model",
-            )  # fmt: skip
-        return self.gallery[gallery_id]
+        support.check(support.facts_of(view, self.gallery.get(view.gallery or "")), action)
 
     def size_of(self, view: ModelView) -> int | None:
         """Parameters of the model, or of its gallery entry while it is not there yet; None: nobody knows yet."""
         entry = self.gallery.get(view.gallery or "")
         return view.parameters or (entry.parameters if entry else None)
 
-    def for_use(self, tx: Transaction, ref: str, actor: Actor) -> tuple[ModelView, tuple[str, ...]]:
-        """A model that someone names as input, and the tasks to wait for.
+    def for_use(
+        self, tx: Transaction, ref: str, actor: Actor, *, to: support.Action | None = None
+    ) -> tuple[ModelView, tuple[str, ...]]:
+        """A model that someone names as input, and the tasks to wait for; refused where it does not support that.
 
         A gallery id with recommended weights is made into a model of the project on the way.
         """
         found = store.find(tx.session, actor.project, ref)
-        if found is None and ref in self.gallery and self.gallery[ref].source:
+        if found is None and ref in self.gallery:
+            if to is not None:  # before it says to bring weights that would be of no use
+                support.check(support.facts_of_entry(self.gallery[ref]), to)
             found = self.create(tx, NewModel(name=ref, gallery=ref), actor)
         if found is None:
             store.load(tx.session, actor.project, ref)
@@ -117,6 +117,8 @@ class ModelDesk:
                 f"model {found.name} is not valid: {found.error.message if found.error else 'see its findings'}",
                 code="model_invalid", param="model",
             )  # fmt: skip
+        if to is not None:
+            self.check(found, to)
         needs = (found.tasks[-1],) if found.state in (ModelState.IMPORTING, ModelState.VALIDATING) else ()
         return found, needs
 
@@ -151,7 +153,11 @@ class ModelDesk:
         entry = self.gallery.get(view.gallery or "")
         if view.weights is None:
             raise InvalidRequest(f"model {view.name} has no weights to validate", code="weights_missing")
-        return ValidateSpec(model=view.weights, expected_architecture=entry.architecture if entry else None)
+        return ValidateSpec(
+            model=view.weights, expected_architecture=entry.architecture if entry else None,
+            expected_quantised=entry.quantisation != "none" if entry else None,
+            published_config=entry.published_config if entry else None,
+        )  # fmt: skip
 
     def on_validate_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
         """The model is ready or invalid, with all findings."""
@@ -159,7 +165,8 @@ class ModelDesk:
         if view is None:
             return {}
         if task.state is TaskState.SUCCEEDED and isinstance(task.output, ValidateOutput):
-            ready = store.changed(view, state=ModelState.READY, findings=task.output.findings)
+            form = support.found_by_validation(task.output.facts, said=view.quantisation)
+            ready = store.changed(view, state=ModelState.READY, findings=task.output.findings, quantisation=form)
             store.save(tx, ready, ModelReady)
         elif view.state is ModelState.VALIDATING:
             self._invalid(tx, view, task)
@@ -201,6 +208,16 @@ class ModelDesk:
         return store.save(tx, kept, ModelPublished)
 
     # --- use and removal ----------------------------------------------------------------------------------------
+
+    def deployable(self, view: ModelView) -> ServableModel:
+        """What the deployer must know, if the model may be deployed at all.
+
+        Raises:
+            InvalidRequest: ``not_supported``, with the rule.
+            Conflict: the model is not ready.
+        """
+        self.check(view, support.Action("deploy"))
+        return self.servable(view)
 
     def servable(self, view: ModelView) -> ServableModel:
         """What the deployer must know.

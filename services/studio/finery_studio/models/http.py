@@ -16,7 +16,7 @@ from finery_kit.db import Database
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
-from finery_studio.models import store
+from finery_studio.models import gallery_http, store
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.models.requests import NewModel, Source
 
@@ -67,10 +67,7 @@ def routes(desk: ModelRoutes) -> APIRouter:
     writer = Depends(desk.gate.needs(Role.COMMON))
     wisher = desk.gate.wishes(Role.COMMON)
 
-    @router.get("/gallery")
-    async def gallery(_: Actor = reader) -> dict[str, Any]:
-        entries = [{"id": key, **entry.model_dump(mode="json")} for key, entry in desk.desk.gallery.items()]
-        return {"data": entries, "has_more": False, "next": None}
+    router.include_router(gallery_http.routes(desk.gate, desk.desk.gallery))
 
     @router.post("/models", status_code=201)
     async def create(body: ModelRequest, wish: Wish = wisher) -> ModelView:

@@ -7,7 +7,7 @@ from typing import Any
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.errors import Forbidden, InvalidRequest
-from finery_studio.models.gallery import GalleryEntry
+from finery_contracts.gallery import GalleryEntry
 
 
 def source_of(
@@ -25,8 +25,9 @@ def source_of(
         raise InvalidRequest("say where the weights are: a gallery id or a folder", code="source_missing")
     if entry.source is None:
         raise InvalidRequest(
-            f"{gallery} comes without recommended weights: give the folder of your own",
-            code="custom_weights_needed", param="path",
+            f"{gallery} comes without recommended weights: give the folder of your own (source.path beside "
+            "source.gallery)",
+            code="custom_weights_needed", param="path", details=[{"rule": "custom_weights_only", "model": gallery}],
         )  # fmt: skip
     return {
         "source": entry.source,

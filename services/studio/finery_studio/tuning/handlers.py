@@ -19,6 +19,7 @@ from finery_studio.datasets import store as dataset_store
 from finery_studio.models import store as model_store
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.models.requests import ValidateRequest
+from finery_studio.models.support import Action
 from finery_studio.projects.domain import check_name
 from finery_studio.tasks.submit import NewTask, submit
 from finery_studio.tuning import recipe
@@ -63,14 +64,7 @@ class TuningDesk:
             validation, more = self._dataset(tx, asked.validation, actor, "validation", tolerant=tolerant)
             request["validation"] = validation.id
             needs += more
-        model, more = self.models.for_use(tx, asked.model, actor)
-        entry = self.models.gallery.get(model.gallery or "")
-        if entry is not None and asked.options.method not in entry.supports.tune:
-            raise InvalidRequest(f"{model.name} cannot be tuned by {asked.options.method}", code="not_supported")
-        if model.adapter is not None:
-            raise InvalidRequest(
-                f"{model.name} is a tuned model; tune its base instead", code="not_supported", param="model"
-            )
+        model, more = self.models.for_use(tx, asked.model, actor, to=Action("tune", asked.options.method))
         needs += more
         if asked.output is not None:
             check_name(asked.output, model=True)
@@ -93,12 +87,14 @@ class TuningDesk:
         train = self._ready(tx, task, request["dataset"], "training_file")
         model = model_store.load(tx.session, task.project, request["model"])
         servable = self.models.servable(model)
+        options = TuneOptions.model_validate(request["options"])
+        self.models.check(model, Action("tune", options.method))  # validation may have found what submit did not know
         entry = self.models.gallery.get(model.gallery or "")
         facts = recipe.Facts(
             samples=train.records, model_parameters=model.parameters, model_max_length=model.max_length,
-            gallery_rate=entry.learning_rate.get("lora") if entry else None,
+            gallery_rate=entry.learning_rate.get(options.method) if entry else None,
         )  # fmt: skip
-        parameters, reasons = recipe.decide(TuneOptions.model_validate(request["options"]), facts)
+        parameters, reasons = recipe.decide(options, facts)
         task.request["parameters"] = parameters.model_dump()
         task.request["reasons"] = reasons
         validation = None
