@@ -10,10 +10,10 @@ from finery.cli.command import Columns, Shell, command
 
 group = typer.Typer(help="Gallery: the models that are known by name.", no_args_is_help=True)
 COLUMNS: Columns = {
-    "id": lambda g: g.id, "family": lambda g: g.family, "parameters": lambda g: f"{g.parameters / 1e6:,.0f} M",
+    "id": lambda g: g.id, "size": lambda g: _short(g.parameters),
     "tune": lambda g: ", ".join(g.supports.tune), "compress": lambda g: ", ".join(g.supports.compress),
     "deploy": lambda g: ", ".join("as it is" if form == "none" else form for form in g.supports.deploy),
-    "licence": lambda g: f"{g.licence.name} (to be accepted)" if g.licence.acceptance else g.licence.name,
+    "licence": lambda g: f"{g.licence.name} *" if g.licence.acceptance else g.licence.name,
     "weights": lambda g: "recommended" if g.source else "your own",
 }  # fmt: skip
 
@@ -27,7 +27,7 @@ def list_gallery(
     supports: Annotated[str | None, typer.Option(help="tune, compress or deploy.")] = None,
     search: Annotated[str | None, typer.Option(help="Part of id, title, family or hub name.")] = None,
 ) -> None:
-    """List what can be made into a model by name, and what for."""
+    """List what can be made into a model by name, and what for. Licences with a * have to be agreed to."""
     with shell.finery as finery:
         found = finery.gallery.list(family=family, language=language, use=use, supports=supports, search=search)
         shell.many(found.data, COLUMNS)
@@ -38,3 +38,7 @@ def show(shell: Shell, model: Annotated[str, typer.Argument(help="A gallery id."
     """Show everything that is known of one."""
     with shell.finery as finery:
         shell.one(finery.gallery.get(model))
+
+
+def _short(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f} B" if parameters >= 1e9 else f"{parameters / 1e6:.0f} M"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 import yaml
 from studio_rig import GALLERY_MODEL
 
+import finery_studio
 from finery_contracts.errors import InvalidRequest
 from finery_studio.models.gallery import load_gallery
 from finery_studio.settings import StudioSettings
@@ -48,6 +50,17 @@ def test_an_operators_file_adds_a_family_and_a_model(tmp_path: Path) -> None:
     assert set(load_gallery().entries) | {"mine-7b"} == set(gallery.entries)
     assert (mine.family, mine.uses, mine.languages, mine.licence.spdx) == ("Mine", ["dialogue"], ["de"], "MIT")
     assert (mine.title, mine.max_length, mine.supports.deploy) == ("mine-7b", 4096, ["none"])
+
+
+def test_the_example_of_the_readme_is_a_gallery_file(tmp_path: Path) -> None:
+    readme = Path(finery_studio.__file__).parents[1] / "README.md"
+    (example,) = re.findall(r"```yaml\n(.*?)```", readme.read_text("utf-8"), re.DOTALL)
+    (tmp_path / "mine.yaml").write_text(example)
+
+    entries = load_gallery(tmp_path / "mine.yaml").entries
+
+    assert (entries["house-7b"].licence.name, entries["house-7b"].supports.deploy) == ("House rules", ["none", "awq"])
+    assert (entries["house-7b-awq"].quantisation, entries["house-7b-awq"].supports.deploy) == ("awq", ["awq"])
 
 
 def test_a_model_says_for_itself_what_its_family_says_otherwise(tmp_path: Path) -> None:

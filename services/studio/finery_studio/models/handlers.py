@@ -93,9 +93,13 @@ class ModelDesk:
         support.check(support.facts_of(view, self.gallery.get(view.gallery or "")), action)
 
     def size_of(self, view: ModelView) -> int | None:
-        """Parameters of the model, or of its gallery entry while it is not there yet; None: nobody knows yet."""
+        """Parameters of the model, or of its gallery entry while it is not there yet; None: nobody knows yet.
+
+        Four quantised ones take the room of one; in files that are there they are counted as they are packed.
+        """
         entry = self.gallery.get(view.gallery or "")
-        return view.parameters or (entry.parameters if entry else None)
+        packed = 1 if view.quantisation is None else 4
+        return view.parameters or (entry.parameters // packed if entry else None)
 
     def for_use(
         self, tx: Transaction, ref: str, actor: Actor, *, to: support.Action | None = None
