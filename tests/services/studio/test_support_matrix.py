@@ -115,7 +115,7 @@ def test_a_refusal_names_the_rule_and_the_model_in_a_sentence(name: str, facts: 
         check(facts, action)
     assert (refused.value.error_code, refused.value.param) == ("not_supported", "model")
     assert refused.value.details[0]["rule"] == name
-    assert refused.value.message == refusal.sentence
+    assert refused.value.message == f"{refusal.sentence} (rule {name})"
 
 
 def test_every_rule_of_the_table_is_shown_to_refuse_something() -> None:

@@ -67,7 +67,8 @@ def check(facts: Facts, action: Action, *, param: str = "model") -> None:
     refusal = may(facts, action)
     if refusal is not None:
         detail = {"rule": refusal.rule, "model": facts.name, "action": action.verb, "how": action.how or None}
-        raise InvalidRequest(refusal.sentence, code="not_supported", param=param, details=[detail])
+        message = f"{refusal.sentence} (rule {refusal.rule})"
+        raise InvalidRequest(message, code="not_supported", param=param, details=[detail])
 
 
 def facts_of(view: ModelView, entry: GalleryEntry | None) -> Facts:
@@ -148,7 +149,7 @@ RULES: tuple[_Rule, ...] = (
     _Rule(
         "smoothquant_not_for_awq_only", ("compress",),
         lambda f, a: a.how == "smoothquant-w8a8" and f.entry is not None and is_awq_only(f.entry),
-        "SmoothQuant is not for {entry}: its weights are deployed as AWQ ones only; bring open AWQ weights",
+        "SmoothQuant is not for {entry}: of quantised weights, only AWQ ones are deployed of it; bring open AWQ weights",
     ),
     _Rule(
         "compress_not_offered", ("compress",), lambda f, _: f.entry is not None and not f.entry.supports.compress,
