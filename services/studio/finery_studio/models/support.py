@@ -149,7 +149,7 @@ RULES: tuple[_Rule, ...] = (
     _Rule(
         "smoothquant_not_for_awq_only", ("compress",),
         lambda f, a: a.how == "smoothquant-w8a8" and f.entry is not None and is_awq_only(f.entry),
-        "SmoothQuant is not for {entry}: of quantised weights, only AWQ ones are deployed of it; bring open AWQ weights",
+        "SmoothQuant is not for {entry}: only AWQ weights of it are deployed quantised; bring open ones",
     ),
     _Rule(
         "compress_not_offered", ("compress",), lambda f, _: f.entry is not None and not f.entry.supports.compress,
