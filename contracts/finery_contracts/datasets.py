@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from typing import Literal
 
 from pydantic import Field
 
 from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.model import Record, UtcTime
+from finery_contracts.preparing import SourceUsed, StepReport
 
 
 class DatasetState(StrEnum):
@@ -18,6 +20,17 @@ class DatasetState(StrEnum):
     READY = "ready"
     REJECTED = "rejected"
     DELETED = "deleted"
+
+
+class DatasetLineage(Record):
+    """What a prepared dataset was made of, and how."""
+
+    task: str
+    part: Literal["train", "validation"] = "train"
+    sources: list[SourceUsed] = Field(default_factory=list[SourceUsed])
+    references: list[SourceUsed] = Field(default_factory=list[SourceUsed], description="evaluation sets it was held to")
+    steps: list[StepReport] = Field(default_factory=list[StepReport])
+    seed: int = 0
 
 
 class DatasetView(Record):
@@ -43,6 +56,7 @@ class DatasetView(Record):
     report: str | None = Field(default=None, description="store URL of the report of bad records")
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
+    lineage: DatasetLineage | None = Field(default=None, description="of a prepared dataset")
 
 
 class DatasetFact(Event):

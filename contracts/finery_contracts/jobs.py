@@ -20,20 +20,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from finery_contracts.errors import ErrorBody
+from finery_contracts.kinds import TaskKind as TaskKind
 from finery_contracts.model import Record
+from finery_contracts.preparing import CountOutput, CountSpec, PrepareOutput, PrepareSpec
 from finery_contracts.tuning import TuneParameters
-
-
-class TaskKind(StrEnum):
-    """What a task does; each kind has one service that does it."""
-
-    INGEST = "ingest"
-    IMPORT = "import"
-    VALIDATE = "validate"
-    TUNE = "tune"
-    EVALUATE = "evaluate"
-    DISTILL = "distill"
-    COMPRESS = "compress"
 
 
 class IngestSpec(Record):
@@ -98,7 +88,7 @@ class EvaluateSpec(Record):
 
 
 EngineSpec = Annotated[
-    IngestSpec | ImportSpec | ValidateSpec | TuneSpec | EvaluateSpec,
+    IngestSpec | PrepareSpec | CountSpec | ImportSpec | ValidateSpec | TuneSpec | EvaluateSpec,
     Field(discriminator="kind"),
 ]
 
@@ -243,7 +233,7 @@ class EvaluateOutput(Record):
 
 
 EngineOutput = Annotated[
-    IngestOutput | ImportOutput | ValidateOutput | TuneOutput | EvaluateOutput,
+    IngestOutput | PrepareOutput | CountOutput | ImportOutput | ValidateOutput | TuneOutput | EvaluateOutput,
     Field(discriminator="kind"),
 ]
 

@@ -34,7 +34,7 @@ ADMISSION = "$SYS.REQ.USER.AUTH"
 """Where the server itself asks who somebody is that it does not know; studio admits projects there."""
 
 WORKERS: dict[str, tuple[TaskKind, ...]] = {
-    "dataset-ingest": (TaskKind.INGEST,),
+    "dataset-ingest": (TaskKind.INGEST, TaskKind.PREPARE, TaskKind.COUNT),
     "weight-validator": (TaskKind.IMPORT, TaskKind.VALIDATE),
     "trainer": (TaskKind.TUNE,),
     "distiller": (TaskKind.DISTILL,),

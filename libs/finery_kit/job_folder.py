@@ -21,6 +21,8 @@ from finery_contracts.work import AttemptEnd, Claim
 from finery_kit.storage import SCHEME, Storage
 
 PATH_FIELDS = frozenset({"source", "model", "adapter", "train", "validation", "dataset"})
+PATH_LISTS = frozenset({"sources", "references"})
+"""Lists of things that each have a ``path``."""
 KEPT = ("out", "log.txt", "progress.jsonl", "result.json")
 LOG_TAIL_LINES, LOG_LINE_CHARACTERS, LOG_TAIL_BYTES = 15, 1000, 64 * 2**10
 MAX_DETAILS_BYTES = 128 * 2**10
@@ -53,6 +55,8 @@ class AttemptFolder:
         for name in PATH_FIELDS & spec.keys():
             if isinstance(spec[name], str):
                 spec[name] = self._local(spec[name])
+        for name in PATH_LISTS & spec.keys():
+            spec[name] = [{**one, "path": self._local(one["path"])} for one in spec[name]]
         resume = [str(path) for url in self.claim.resume_from if (path := self.storage.find(url)) is not None]
         job = EngineJob.model_validate(
             {

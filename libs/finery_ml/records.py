@@ -65,7 +65,7 @@ def read_conversations(path: Path, *, limit: int | None = None) -> Iterator[list
                 if limit is not None:
                     rows = rows[: limit - taken]
                 taken += len(rows)
-                yield [_conversation_of(row) for row in rows]
+                yield [conversation_of(row) for row in rows]
                 if taken == limit:
                     return
     except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as fault:
@@ -76,16 +76,17 @@ def read_conversations(path: Path, *, limit: int | None = None) -> Iterator[list
         ) from fault
 
 
-def _present_columns(file: pq.ParquetFile) -> list[str]:
-    return [column for column in _COLUMNS if column in file.schema_arrow.names]
-
-
-def _conversation_of(row: dict[str, Any]) -> Conversation:
+def conversation_of(row: dict[str, Any]) -> Conversation:
+    """A canonical record as Arrow gives it."""
     return Conversation(
         line=row["line"],
         messages=tuple(_message_of(message) for message in row["messages"]),
         tools=tuple(json.loads(row["tools"])) if row.get("tools") else (),
     )
+
+
+def _present_columns(file: pq.ParquetFile) -> list[str]:
+    return [column for column in _COLUMNS if column in file.schema_arrow.names]
 
 
 def _message_of(fields: dict[str, Any]) -> Message:

@@ -13,7 +13,7 @@ from finery_contracts.jobs import TaskKind
 from finery_kit.settings import Settings, SettingsError, load
 
 KINDS = {
-    "dataset_ingest": {TaskKind.INGEST},
+    "dataset_ingest": {TaskKind.INGEST, TaskKind.PREPARE, TaskKind.COUNT},
     "weight_validator": {TaskKind.IMPORT, TaskKind.VALIDATE},
     "trainer": {TaskKind.TUNE},
     "evaluator": {TaskKind.EVALUATE},

@@ -17,6 +17,8 @@ NAME = "dataset-ingest"
 ROUTES: dict[type[Event], Callable[..., None]] = {}
 ENGINES = {
     TaskKind.INGEST: Engine("finery_dataset_ingest.engine.ingest", warm="if_ready"),
+    TaskKind.PREPARE: Engine("finery_dataset_ingest.engine.prepare", warm="if_ready"),
+    TaskKind.COUNT: Engine("finery_dataset_ingest.engine.count", warm="if_ready"),
 }
 
 

@@ -1,0 +1,265 @@
+"""Canonical records as Arrow: read from any number of files, laid on a shelf between steps, written as Parquet.
+
+It refuses files of another form. However the records come batched, the same records give the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from finery_contracts.errors import DataInvalid
+
+_TEXT = pa.string()
+MESSAGE: pa.StructType = pa.struct(
+    [
+        pa.field("role", _TEXT, nullable=False),
+        pa.field("content", _TEXT, nullable=False),
+        pa.field("name", _TEXT),
+        pa.field("tool_calls", _TEXT),
+        pa.field("tool_call_id", _TEXT),
+        pa.field("weight", pa.int32()),
+    ]
+)
+SCHEMA = pa.schema(
+    [
+        pa.field("messages", pa.list_(MESSAGE), nullable=False),
+        pa.field("tools", _TEXT),
+        pa.field("chosen", pa.list_(MESSAGE)),
+        pa.field("rejected", pa.list_(MESSAGE)),
+        pa.field("label", pa.bool_()),
+        pa.field("reward", pa.float64()),
+        pa.field("answer", _TEXT),
+        pa.field("text", _TEXT),
+        pa.field("source", _TEXT),
+        pa.field("file", _TEXT),
+        pa.field("line", pa.int64(), nullable=False),
+    ]
+)
+"""The canonical form, version 2. Preferences have their prompt in ``messages``; plain text has none there."""
+INPUT = "_input"
+SHELF_SCHEMA = SCHEMA.append(pa.field(INPUT, pa.int16(), nullable=False))
+"""On a shelf a record also knows which of the task's datasets it came from."""
+BATCH_RECORDS = 1024
+_GROUP_RECORDS = 10_000
+_GROUP_BYTES = 64_000_000
+
+
+@dataclass(frozen=True)
+class Source:
+    """A canonical file, opened; ``holds`` is what its records are."""
+
+    path: Path
+    number: int
+    dataset: str
+    holds: str
+    records: int
+
+    def batches(self, size: int = BATCH_RECORDS) -> Iterator[pa.RecordBatch]:
+        """Its records in the shelf's schema; those that name no origin come from this dataset."""
+        try:
+            with pq.ParquetFile(self.path) as file:
+                for batch in file.iter_batches(size, columns=[n for n in SCHEMA.names if n in file.schema_arrow.names]):
+                    yield self._shelved(batch)
+        except (pa.ArrowException, OSError) as fault:
+            raise _unreadable(self.path, fault) from fault
+
+    def _shelved(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        have = set(batch.schema.names)
+        arrays = [
+            batch.column(field.name).cast(field.type) if field.name in have else pa.nulls(batch.num_rows, field.type)
+            for field in SCHEMA
+        ]
+        place = SCHEMA.get_field_index("source")
+        arrays[place] = pc.fill_null(arrays[place], self.dataset)
+        number = pa.array(np.full(batch.num_rows, self.number, np.int16))
+        return pa.record_batch([*arrays, number], schema=SHELF_SCHEMA)
+
+
+def open_source(path: Path, *, number: int, dataset: str) -> Source:
+    """A canonical file of version 1 or 2; raises DataInvalid ``canonical_file_unreadable`` for anything else."""
+    try:
+        with pq.ParquetFile(path) as file:
+            said, records = file.schema_arrow.metadata or {}, file.metadata.num_rows
+            names = set(file.schema_arrow.names)
+    except (pa.ArrowException, OSError) as fault:
+        raise _unreadable(path, fault) from fault
+    version = said.get(b"finery.canonical", b"1")
+    if version not in (b"1", b"2") or not {"messages", "line"} <= names:
+        raise _unreadable(path, f"version {version.decode()} with the columns {', '.join(sorted(names))}")
+    return Source(path, number, dataset, said.get(b"finery.kind", b"messages").decode(), records)
+
+
+class Shelf:
+    """Records in an Arrow file that is mapped into memory: any row can be looked at, none need be in memory."""
+
+    def __init__(
+        self, path: Path, batches: Iterable[pa.RecordBatch], *, pulse: Callable[[], None] = lambda: None
+    ) -> None:
+        self._path, self._pulse = path, pulse
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, SHELF_SCHEMA) as writer:
+            starts = [0]
+            for batch in batches:
+                if batch.num_rows:
+                    writer.write_batch(batch)
+                    starts.append(starts[-1] + batch.num_rows)
+        self._starts = np.array(starts, np.int64)
+        self._file = pa.ipc.open_file(pa.memory_map(str(path)))
+
+    @property
+    def records(self) -> int:
+        """How many lie here."""
+        return int(self._starts[-1])
+
+    @property
+    def folder(self) -> Path:
+        """Where it lies; there is room for what a step has to lay aside."""
+        return self._path.parent
+
+    def all(self) -> View:
+        """Every record in order."""
+        return View(self, np.arange(self.records, dtype=np.int64))
+
+    def take(self, rows: np.ndarray) -> pa.RecordBatch:
+        """The records at these places, in the order that was asked for; a place may be named twice."""
+        self._pulse()
+        order = np.argsort(rows, kind="stable")
+        wanted = rows[order]
+        pieces = list[pa.RecordBatch]()
+        cuts = np.searchsorted(wanted, self._starts)
+        for number in np.unique(np.searchsorted(self._starts, wanted, side="right") - 1):
+            inside = wanted[cuts[number] : cuts[number + 1]] - self._starts[number]
+            batch = self._file.get_batch(int(number))
+            whole = len(inside) == batch.num_rows and inside[0] == 0 and bool(np.all(np.diff(inside) == 1))
+            pieces.append(batch if whole else batch.take(pa.array(inside)))
+        if not pieces:
+            return _empty()
+        found = pieces[0] if len(pieces) == 1 else pa.concat_batches(pieces)
+        if np.array_equal(order, np.arange(len(order))):
+            return found
+        back = np.empty_like(order)
+        back[order] = np.arange(len(order))
+        return found.take(pa.array(back))
+
+    def close(self) -> None:
+        """Remove it."""
+        del self._file
+        self._path.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class View:
+    """Some records of a shelf in some order: ``rows`` are places on the shelf, positions in it count from 0."""
+
+    shelf: Shelf
+    rows: np.ndarray
+
+    @property
+    def records(self) -> int:
+        """How many there are."""
+        return len(self.rows)
+
+    def batches(self, size: int = BATCH_RECORDS) -> Iterator[pa.RecordBatch]:
+        """All of them, in order."""
+        for start in range(0, len(self.rows), size):
+            yield self.shelf.take(self.rows[start : start + size])
+
+    def at(self, positions: np.ndarray) -> pa.RecordBatch:
+        """The records at these positions of the view."""
+        return self.shelf.take(self.rows[positions])
+
+    def only(self, positions: np.ndarray) -> View:
+        """A view of these positions."""
+        return View(self.shelf, self.rows[positions])
+
+
+class TableWriter:
+    """Writes canonical Parquet; row groups end where the records say, not where a batch happens to end."""
+
+    def __init__(self, path: Path, *, holds: str) -> None:
+        self._path, self._beside = path, path.with_name(f".{path.name}.part")
+        self._schema = SCHEMA.with_metadata({"finery.canonical": "2", "finery.kind": holds})
+        self._writer = pq.ParquetWriter(
+            self._beside, self._schema, compression="zstd", compression_level=3, version="2.6", use_dictionary=False
+        )
+        self._waiting: list[pa.RecordBatch] = []
+        self._records = self._bytes = 0
+        self.records = 0
+
+    def add(self, batch: pa.RecordBatch) -> None:
+        """Take some records; writes when a row group is full."""
+        sizes = _text_bytes(batch)
+        start = 0
+        for place in range(batch.num_rows):
+            self._records += 1
+            self._bytes += int(sizes[place])
+            if self._records >= _GROUP_RECORDS or self._bytes >= _GROUP_BYTES:
+                self._waiting.append(batch.slice(start, place + 1 - start))
+                self._write_group()
+                start = place + 1
+        if start < batch.num_rows:
+            self._waiting.append(batch.slice(start))
+        self.records += batch.num_rows
+
+    def publish(self) -> str:
+        """Write the rest, flush to disk, rename; returns the file's sha256."""
+        self._write_group()
+        self._writer.close()
+        with self._beside.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            os.fsync(file.fileno())
+        os.replace(self._beside, self._path)
+        return digest
+
+    def discard(self) -> None:
+        """Leave nothing behind; after ``publish`` it changes nothing."""
+        self._writer.close()
+        self._beside.unlink(missing_ok=True)
+
+    def _write_group(self) -> None:
+        if self._waiting:
+            group = pa.concat_batches([batch.select(SCHEMA.names) for batch in self._waiting])
+            arrays = [_fresh(column) for column in group.columns]
+            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
+        self._waiting, self._records, self._bytes = [], 0, 0
+
+
+def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
+    """Records as Python sees them."""
+    return batch.to_pylist()
+
+
+def _fresh(column: pa.Array) -> pa.Array:
+    """The same values in buffers that begin with them: no trace of how the records came."""
+    return pa.concat_arrays([column.slice(0, 0), column]) if column.offset else column
+
+
+def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
+    sizes = np.zeros(batch.num_rows, np.int64)
+    for name in ("messages", "chosen", "rejected"):
+        column = batch.column(name)
+        lengths = pc.binary_length(pc.struct_field(column.flatten(), "content"))
+        parents = pc.list_parent_indices(column).to_numpy()
+        np.add.at(sizes, parents, lengths.to_numpy(zero_copy_only=False).astype(np.int64))
+    return sizes + pc.fill_null(pc.binary_length(batch.column("text")), 0).to_numpy(zero_copy_only=False)
+
+
+def _empty() -> pa.RecordBatch:
+    return pa.RecordBatch.from_pylist([], schema=SHELF_SCHEMA)
+
+
+def _unreadable(path: Path, why: object) -> DataInvalid:
+    return DataInvalid(
+        f"{path.name} cannot be read as canonical Parquet ({why}); ingest the data set again.",
+        code="canonical_file_unreadable",
+        param=path.name,
+    )
