@@ -25,6 +25,7 @@ def application() -> typer.Typer:
         models,
         notifications,
         pools,
+        preparing,
         project,
         reading,
         tasks,
@@ -33,6 +34,7 @@ def application() -> typer.Typer:
     app = typer.Typer(help=HELP, no_args_is_help=True, rich_markup_mode="rich", pretty_exceptions_enable=False)
     house.register(app)
     app.add_typer(tasks.group, name="tasks")
+    preparing.register(datasets.group)
     app.add_typer(datasets.group, name="datasets")
     app.add_typer(gallery.group, name="gallery")
     app.add_typer(models.group, name="models")

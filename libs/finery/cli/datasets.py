@@ -10,7 +10,7 @@ import typer
 from finery.cli.command import Columns, Shell, command
 from finery.cli.tasks import follow
 
-group = typer.Typer(help="Datasets: upload, report, list, delete.", no_args_is_help=True)
+group = typer.Typer(help="Datasets: upload, report, cleanse, mix, split, count, list, delete.", no_args_is_help=True)
 Dataset = Annotated[str, typer.Argument(help="A dataset's id or name.")]
 COLUMNS: Columns = {
     "id": lambda d: d.id, "name": lambda d: d.name, "state": lambda d: d.state, "format": lambda d: d.format,

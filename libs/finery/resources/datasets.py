@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from finery.resources.tasks import FIRST_POLL_S, LAST_POLL_S
+from finery.resources.tasks import PATH as TASKS
 from finery.transport import Page, Transport, every
 from finery_contracts.datasets import DatasetState, DatasetView
 from finery_contracts.jobs import BadRecord
-from finery_contracts.tasks import NotifyChoice
+from finery_contracts.lineage import DatasetGraph
+from finery_contracts.tasks import NotifyChoice, TaskView
 
 PATH = "/api/v1/datasets"
 UPLOAD_TIMEOUT_S = 3600.0
@@ -73,6 +75,35 @@ class Datasets:
         """Every bad record, with its line or row, what is wrong and what would make it right."""
         text = self._transport.send("GET", f"{PATH}/{ref}/report").text
         return [BadRecord.model_validate(json.loads(line)) for line in text.splitlines() if line.strip()]
+
+    def prepare(self, datasets: Sequence[str], steps: Sequence[Mapping[str, Any]], **said: Any) -> TaskView:
+        """Make one dataset (two with a split) of ready ones; the task's ``result`` names what was made.
+
+        ``steps`` as in ``finery_contracts.cleansing``, such as ``{"step": "near_duplicates", "threshold": 0.8}``;
+        ``said``: output, validation_output, seed, model, and what every task takes.
+        """
+        body = {"kind": "prepare", "datasets": list(datasets), "steps": [dict(step) for step in steps], **said}
+        return self._transport.view(TaskView, "POST", TASKS, json=body)
+
+    def mix(
+        self, weights: Mapping[str, float], *, records: int | None = None, repeat: bool = False, **said: Any
+    ) -> TaskView:
+        """Mix datasets by weight: ``{"industry": 1, "general": 3}``. ``repeat``: scarce ones are repeated."""
+        step = {"step": "mix", "weights": [*weights.values()], "when_short": "repeat" if repeat else "shrink"}
+        return self.prepare([*weights], [{**step, "records": records}], **said)
+
+    def split(self, ref: str, *, validation: float = 0.1, **said: Any) -> TaskView:
+        """Lay a share aside for validation; records that say the same stay on one side."""
+        return self.prepare([ref], [{"step": "split", "validation": validation}], **said)
+
+    def count(self, ref: str, model: str, *, max_length: int | None = None, **said: Any) -> TaskView:
+        """Count tokens as training with this model would see them; the task's ``output`` holds the figures."""
+        body = {"kind": "count", "dataset": ref, "model": model, "max_length": max_length, **said}
+        return self._transport.view(TaskView, "POST", TASKS, json=body)
+
+    def lineage(self, ref: str) -> DatasetGraph:
+        """What it comes from and what came of it: datasets, tasks and models."""
+        return self._transport.view(DatasetGraph, "GET", f"{PATH}/{ref}/lineage")
 
     def delete(self, ref: str) -> DatasetView:
         """Remove it; a name can be used again."""

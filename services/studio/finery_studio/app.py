@@ -31,8 +31,9 @@ from finery_kit.home import operator_key
 from finery_kit.service import Service
 from finery_kit.storage import Storage
 from finery_kit.telemetry import span_from
-from finery_studio.datasets import handlers as dataset_handlers
+from finery_studio import kinds
 from finery_studio.datasets import http as dataset_http
+from finery_studio.datasets.preparing import PreparingDesk
 from finery_studio.edge import billing, forward, notifications
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.site import site
@@ -84,7 +85,7 @@ class Studio:
         self.outcomes: dict[TaskKind, Outcome] = {}
         self.gallery = load_gallery(settings.gallery_file)
         self.models = ModelDesk(self.gallery.entries, tuple(settings.allowed_roots), settings.retention, self.specs)
-        self.tuning = TuningDesk(self.models)
+        self.tuning, self.preparing = TuningDesk(self.models), PreparingDesk(self.models)
         self.tasks = TaskDesk(
             self.database, self.specs, self.outcomes, settings.max_attempts,
             HangRule(settings.hang_factor, settings.hang_floor_s), self.service.wake_relay,
@@ -94,26 +95,10 @@ class Studio:
         default = Quota(running_slots=settings.quota_running_slots, waiting_tasks=settings.quota_waiting_tasks)
         self.pools = PoolDesk(Policy(flavours=load_flavours(settings.flavours_file), default=default), self.ring)
         self.loops = Loops(self.database, self.service, self.tasks, self.models, settings, self.storage, clock)
-        self._plug_in_kinds()
+        self.specs |= kinds.spec_makers(self.models, self.tuning, self.preparing)
+        self.outcomes |= kinds.outcomes(self.models)
         self.web: WebServer | None = None
         self._ask = forward.Ask(self._send)
-
-    def _plug_in_kinds(self) -> None:
-        """ROUTES of kinds: who builds the spec, who registers what came of it."""
-        self.specs |= {
-            TaskKind.INGEST: dataset_handlers.ingest_spec,
-            TaskKind.IMPORT: self.models.import_spec,
-            TaskKind.VALIDATE: self.models.validate_spec,
-            TaskKind.TUNE: self.tuning.tune_spec,
-            TaskKind.EVALUATE: self.tuning.evaluate_spec,
-        }
-        self.outcomes |= {
-            TaskKind.INGEST: dataset_handlers.on_ingest_ended,
-            TaskKind.IMPORT: self.models.on_import_ended,
-            TaskKind.VALIDATE: self.models.on_validate_ended,
-            TaskKind.TUNE: self.models.on_tune_ended,
-            TaskKind.EVALUATE: lambda tx, task: {},
-        }
 
     # --- the bus ------------------------------------------------------------------------------------------------
 
@@ -237,7 +222,9 @@ class Studio:
     @property
     def task_routes(self) -> task_http.TaskRoutes:
         """What the routes of tasks need."""
-        return task_http.TaskRoutes(self.gate, self.database, self.storage, self.tasks, self.tuning, self._read_subject)
+        return task_http.TaskRoutes(
+            self.gate, self.database, self.storage, self.tasks, self.tuning, self.preparing, self._read_subject
+        )
 
     # --- what others own ----------------------------------------------------------------------------------------
 

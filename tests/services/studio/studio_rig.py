@@ -26,6 +26,7 @@ from finery_contracts.jobs import (
     ValidateOutput,
 )
 from finery_contracts.models import ModelView
+from finery_contracts.preparing import CountOutput, PrepareOutput, SourceUsed, StepReport
 from finery_contracts.tasks import EndReason, TaskView
 from finery_contracts.work import AttemptEnd, Claim, ClaimRequest, Report
 from finery_kit.db import utc_now
@@ -47,8 +48,18 @@ OUTPUTS: dict[TaskKind, EngineOutput] = {
     TaskKind.INGEST: IngestOutput(format="openai", records=500, bad_records=0, content_sha256="c" * 64),
     TaskKind.IMPORT: ImportOutput(architecture="llama", parameters=10**8, size_bytes=9, dtype="bf16", max_length=2048),
     TaskKind.VALIDATE: ValidateOutput(),
+    TaskKind.PREPARE: PrepareOutput(
+        holds="messages", records=80, validation_records=20, size_bytes=800, validation_size_bytes=200,
+        content_sha256="d" * 64, validation_sha256="e" * 64, seed=7, warnings=["few"],
+        sources=[SourceUsed(dataset="ds_of_the_engine", name="a", version=2, content_sha256="c" * 64, records=500)],
+        steps=[StepReport(step="split", parameters={"validation": 0.2}, records_in=100, records_out=100)],
+    ),
+    TaskKind.COUNT: CountOutput(
+        records=500, tokens=9000, tokens_per_epoch=8000, trained_tokens=4000, max_length=64, truncated_records=5,
+        truncated_share=0.01, lost_tokens=1000,
+    ),
     TaskKind.TUNE: TuneOutput(steps=3, trained_tokens=100, metrics={"loss": 0.5}),
-}
+}  # fmt: skip
 
 
 @dataclass

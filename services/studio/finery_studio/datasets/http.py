@@ -12,10 +12,12 @@ from finery_contracts.datasets import DatasetState, DatasetView
 from finery_contracts.errors import Conflict, InvalidRequest, NotFound
 from finery_contracts.ids import finery_id, openai_id
 from finery_contracts.jobs import TaskKind
+from finery_contracts.lineage import DatasetGraph
 from finery_contracts.options import TaskOptions
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import CHUNK, Storage
 from finery_studio.datasets import handlers, store
+from finery_studio.datasets.lineage import lineage_of
 from finery_studio.edge.answers import openai_page, page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
@@ -109,6 +111,10 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         if view.report is None:
             raise Conflict(f"dataset {view.name} is {view.state}; its report is not written yet", code="not_ready")
         return FileResponse(desk.storage.path(view.report), media_type="application/x-ndjson")
+
+    @router.get("/{ref}/lineage")
+    async def lineage(ref: str, actor: Actor = reader) -> DatasetGraph:
+        return await desk.database.read(lambda session: lineage_of(session, actor.project, ref))
 
     @router.delete("/{ref}")
     async def delete(ref: str, actor: Actor = writer) -> DatasetView:

@@ -20,6 +20,7 @@ from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import Storage
 from finery_studio.datasets.handlers import IngestRequest, ingest_again
+from finery_studio.datasets.preparing import CountRequest, PrepareRequest, PreparingDesk
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
@@ -46,6 +47,7 @@ class TaskRoutes:
     storage: Storage
     tasks: TaskDesk
     tuning: TuningDesk
+    preparing: PreparingDesk
     read_subject: ReadSubject
 
     async def submit(self, body: dict[str, Any], wish: Wish) -> TaskView:
@@ -69,6 +71,8 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
     makers: dict[str, tuple[type[BaseModel], Callable[[Transaction, Any, Actor], TaskView]]] = {
         "tune": (TuneRequest, desk.tuning.tune),
         "evaluate": (EvaluateRequest, desk.tuning.evaluate),
+        "prepare": (PrepareRequest, desk.preparing.prepare),
+        "count": (CountRequest, desk.preparing.count),
         "validate": (ValidateRequest, desk.tuning.validate),
         "import": (ImportRequest, desk.tuning.models.imports),
         "ingest": (IngestRequest, partial(ingest_again, specs=desk.tasks.specs)),

@@ -134,6 +134,8 @@ def _because_of(task: TaskView, ended: TaskView) -> ErrorBody:
     """The error of a task whose input is not coming; OpenAI's names for its files."""
     reason = ended.error.message if ended.error else f"task {ended.id} was {ended.state}"
     details = ended.error.details if ended.error else []
+    if ended.kind is TaskKind.INGEST and task.kind in (TaskKind.PREPARE, TaskKind.COUNT):
+        return ErrorBody(code="invalid_dataset", message=reason, param="dataset", details=details)
     if ended.kind is TaskKind.INGEST:
         validation = task.request.get("validation")
         is_validation = validation is not None and ended.result.get("dataset") == validation

@@ -8,14 +8,13 @@ from typing import Any, Literal
 from pydantic import Field
 
 from finery_contracts.access import Actor
-from finery_contracts.datasets import DatasetState, DatasetView
 from finery_contracts.errors import Conflict, InvalidRequest
 from finery_contracts.jobs import EvaluateSpec, TaskKind, TuneSpec
 from finery_contracts.options import TaskOptions
 from finery_contracts.tasks import TaskView
 from finery_contracts.tuning import TuneOptions
 from finery_kit.db import Transaction
-from finery_studio.datasets import store as dataset_store
+from finery_studio.datasets import inputs
 from finery_studio.models import store as model_store
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.models.requests import ValidateRequest
@@ -57,11 +56,11 @@ class TuningDesk:
 
     def tune(self, tx: Transaction, asked: TuneRequest, actor: Actor, *, tolerant: bool = False) -> TaskView:
         """Submit a tuning. ``tolerant``: a rejected dataset fails the task instead of the call, as OpenAI does."""
-        train, needs = self._dataset(tx, asked.dataset, actor, "dataset", tolerant=tolerant)
+        train, needs = inputs.for_use(tx, asked.dataset, actor, param="dataset", tolerant=tolerant)
         needs = list(needs)
         request: dict[str, Any] = {"dataset": train.id}
         if asked.validation:
-            validation, more = self._dataset(tx, asked.validation, actor, "validation", tolerant=tolerant)
+            validation, more = inputs.for_use(tx, asked.validation, actor, param="validation", tolerant=tolerant)
             request["validation"] = validation.id
             needs += more
         model, more = self.models.for_use(tx, asked.model, actor, to=Action("tune", asked.options.method))
@@ -84,7 +83,7 @@ class TuningDesk:
     def tune_spec(self, tx: Transaction, task: TaskView) -> TuneSpec:
         """Everything is there: decide every parameter."""
         request = task.request
-        train = self._ready(tx, task, request["dataset"], "training_file")
+        train = inputs.ready(tx, task, request["dataset"], "training_file")
         model = model_store.load(tx.session, task.project, request["model"])
         servable = self.models.servable(model)
         options = TuneOptions.model_validate(request["options"])
@@ -99,13 +98,13 @@ class TuningDesk:
         task.request["reasons"] = reasons
         validation = None
         if request.get("validation"):
-            validation = self._ready(tx, task, request["validation"], "validation_file").content
+            validation = inputs.ready(tx, task, request["validation"], "validation_file").content
         assert train.content is not None
         return TuneSpec(model=servable.weights, train=train.content, validation=validation, parameters=parameters)
 
     def evaluate(self, tx: Transaction, asked: EvaluateRequest, actor: Actor) -> TaskView:
         """Submit an evaluation."""
-        dataset, needs = self._dataset(tx, asked.dataset, actor, "dataset", tolerant=False)
+        dataset, needs = inputs.for_use(tx, asked.dataset, actor, param="dataset")
         model, more = self.models.for_use(tx, asked.model, actor)
         request = {
             "dataset": dataset.id, "model": model.id, "model_name": model.name, "metric": asked.metric,
@@ -120,7 +119,7 @@ class TuningDesk:
     def evaluate_spec(self, tx: Transaction, task: TaskView) -> EvaluateSpec:
         """The engine's spec."""
         model = self.models.servable(model_store.load(tx.session, task.project, task.request["model"]))
-        dataset = self._ready(tx, task, task.request["dataset"], "dataset")
+        dataset = inputs.ready(tx, task, task.request["dataset"], "dataset")
         assert dataset.content is not None
         return EvaluateSpec(
             model=model.weights, adapter=model.adapter, dataset=dataset.content, metric=task.request["metric"],
@@ -138,29 +137,3 @@ class TuningDesk:
             model_parameters=self.models.size_of(model),
         )  # fmt: skip
         return submit(tx, new, actor, self.models.specs)
-
-    def _dataset(
-        self, tx: Transaction, ref: str, actor: Actor, param: str, *, tolerant: bool
-    ) -> tuple[DatasetView, tuple[str, ...]]:
-        view = dataset_store.load(tx.session, actor.project, ref)
-        if view.task is None:
-            raise InvalidRequest(
-                f"{view.filename} was uploaded with purpose {view.purpose}; upload it with purpose fine-tune",
-                code="invalid_purpose", param=param,
-            )  # fmt: skip
-        if view.state is DatasetState.REJECTED and not tolerant:
-            reason = view.error.message if view.error else "see its report"
-            raise InvalidRequest(
-                f"dataset {view.name} was rejected: {reason}", code="dataset_rejected", param=param,
-                details=view.error.details if view.error else None,
-            )  # fmt: skip
-        return view, (view.task,) if view.state is DatasetState.UPLOADED else ()
-
-    def _ready(self, tx: Transaction, task: TaskView, dataset_id: str, param: str) -> DatasetView:
-        view = dataset_store.load(tx.session, task.project, dataset_id)
-        if view.state is not DatasetState.READY:
-            reason = view.error.message if view.error else f"it is {view.state}"
-            raise InvalidRequest(
-                reason, code=f"invalid_{param}", param=param, details=view.error.details if view.error else None
-            )
-        return view

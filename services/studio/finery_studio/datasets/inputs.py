@@ -1,0 +1,48 @@
+"""Datasets that a task names as its input: which one is meant, what to wait for, and whether it can be used."""
+
+from __future__ import annotations
+
+from finery_contracts.access import Actor
+from finery_contracts.datasets import DatasetState, DatasetView
+from finery_contracts.errors import InvalidRequest
+from finery_contracts.tasks import TaskView
+from finery_kit.db import Transaction
+from finery_studio.datasets import store
+
+
+def for_use(
+    tx: Transaction, ref: str, actor: Actor, *, param: str, tolerant: bool = False
+) -> tuple[DatasetView, tuple[str, ...]]:
+    """The dataset, and the tasks to wait for. ``tolerant``: a rejected one fails the task later, not the call.
+
+    Raises:
+        NotFound, InvalidRequest: there is none, or it cannot be used.
+    """
+    view = store.load(tx.session, actor.project, ref)
+    if view.task is None:
+        raise InvalidRequest(
+            f"{view.filename} was uploaded with purpose {view.purpose}; upload it with purpose fine-tune",
+            code="invalid_purpose", param=param,
+        )  # fmt: skip
+    if view.state is DatasetState.REJECTED and not tolerant:
+        reason = view.error.message if view.error else "see its report"
+        raise InvalidRequest(
+            f"dataset {view.name} was rejected: {reason}", code="dataset_rejected", param=param,
+            details=view.error.details if view.error else None,
+        )  # fmt: skip
+    return view, (view.task,) if view.state is DatasetState.UPLOADED else ()
+
+
+def ready(tx: Transaction, task: TaskView, dataset_id: str, param: str) -> DatasetView:
+    """The dataset, now that everything was waited for.
+
+    Raises:
+        InvalidRequest: it is not ready after all; the task fails with it.
+    """
+    view = store.load(tx.session, task.project, dataset_id)
+    if view.state is not DatasetState.READY:
+        reason = view.error.message if view.error else f"it is {view.state}"
+        raise InvalidRequest(
+            reason, code=f"invalid_{param}", param=param, details=view.error.details if view.error else None
+        )
+    return view
