@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import admission, commit, hot, meter, submit, up, webhooks
+from tests.bench import admission, commit, hot, meter, neardup, submit, up, webhooks
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,10 @@ def _meter() -> list[Figure]:
     return [Figure("meter_ratio", meter.measure(), 0.5, floor=True)]
 
 
+def _neardup() -> list[Figure]:
+    return [Figure("neardup_vs_rensa", neardup.measure(), neardup.GOAL, floor=True)]
+
+
 def _admission() -> list[Figure]:
     decisions = admission.measure()
     p99 = decisions[int(len(decisions) * 0.99)]
@@ -77,6 +81,7 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "commit_to_consumer_p99_ms": _commit,
     "admission_decision_ms": _admission,
     "meter_ratio": _meter,
+    "neardup_vs_rensa": _neardup,
     "webhook_ratio": _webhook_ratio,
     "webhook_isolation": _webhook_isolation,
 }

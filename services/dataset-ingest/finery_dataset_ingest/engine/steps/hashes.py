@@ -16,9 +16,11 @@ def mixed(values: np.ndarray) -> np.ndarray:
     """uint64 → uint64, each bit depending on every bit: the finaliser of SplitMix64 (Steele et al., 2014)."""
     with np.errstate(over="ignore"):
         x = values.astype(np.uint64) + _STEP
-        x = (x ^ (x >> np.uint64(30))) * _M1
-        x = (x ^ (x >> np.uint64(27))) * _M2
-        return x ^ (x >> np.uint64(31))
+        for shift, factor in ((np.uint64(30), _M1), (np.uint64(27), _M2)):
+            x ^= x >> shift
+            x *= factor
+        x ^= x >> np.uint64(31)
+        return x
 
 
 def chances(seed: int, name: str, values: np.ndarray) -> np.ndarray:

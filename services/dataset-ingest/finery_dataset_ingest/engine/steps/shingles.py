@@ -26,7 +26,8 @@ class Shingles:
 
     def of(self, place: int) -> np.ndarray:
         """The set of one text's shingles, sorted."""
-        return np.unique(self.hashes[self.offsets[place] : self.offsets[place + 1]])
+        found = np.sort(self.hashes[int(self.offsets[place]) : int(self.offsets[place + 1])])
+        return found[np.concatenate([[True], found[1:] != found[:-1]])] if len(found) else found
 
 
 @dataclass
@@ -40,14 +41,19 @@ class Shingler:
     def __call__(self, texts: list[str]) -> Shingles:
         """Of texts as they are: whoever calls has normalised them."""
         codes, lengths = self._characters(texts) if self.unit == "characters" else self._tokens(texts)
-        starts = np.cumsum(lengths) - lengths
+        ends = np.cumsum(lengths)
         counts = np.where(lengths >= self.ngram, lengths - self.ngram + 1, np.minimum(lengths, 1))
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.uint64)
-        places = np.arange(int(offsets[-1])) + np.repeat(starts - np.cumsum(counts) + counts, counts)
-        hashes = mixed(self._windows(codes)[places])
-        for short in np.flatnonzero((lengths > 0) & (lengths < self.ngram)):
-            span = codes[starts[short] : starts[short] + lengths[short]]
-            hashes[int(offsets[short])] = fingerprints([f"short {span.tolist()}"])[0, 0]
+        begins = np.ones(len(codes), bool)
+        for back in range(1, self.ngram):  # no shingle begins where the text ends before it
+            begins[(ends - back)[lengths >= self.ngram]] = False
+        short = np.flatnonzero((lengths > 0) & (lengths < self.ngram))
+        for text in short:
+            begins[ends[text] - lengths[text] + 1 : ends[text]] = False
+        hashes = mixed(self._windows(codes)[begins])
+        for text in short:
+            span = codes[ends[text] - lengths[text] : ends[text]]
+            hashes[int(offsets[text])] = fingerprints([f"short {span.tolist()}"])[0, 0]
         return Shingles(hashes, offsets)
 
     def _windows(self, codes: np.ndarray) -> np.ndarray:
@@ -56,7 +62,8 @@ class Shingler:
         total = np.zeros(len(codes), np.uint64)
         with np.errstate(over="ignore"):
             for step in range(self.ngram):
-                total = total * _BASE + padded[step : step + len(codes)]
+                total *= _BASE
+                total += padded[step : step + len(codes)]
         return total
 
     def _characters(self, texts: list[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -77,6 +84,8 @@ class Shingler:
 
 def jaccard(one: np.ndarray, other: np.ndarray) -> float:
     """|A ∩ B| / |A ∪ B| of two sorted sets; 0 when both are empty."""
-    common = len(np.intersect1d(one, other, assume_unique=True))
+    both = np.concatenate([one, other])
+    both.sort()
+    common = int(np.count_nonzero(both[1:] == both[:-1]))
     union = len(one) + len(other) - common
     return common / union if union else 0.0
