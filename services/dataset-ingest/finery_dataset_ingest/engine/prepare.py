@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+import time
 from collections.abc import Iterable, Iterator
 from itertools import chain
 from pathlib import Path
@@ -30,6 +31,7 @@ from finery_ml.job import JobFolder, Terminated, run, write_atomically
 
 _FEW_SAMPLES = 2_000
 """Under so many samples tuning rarely generalises (SPEC DS9)."""
+_BETWEEN_REPORTS_S = 1.0
 _TURN_FIELDS = Turn._fields
 
 
@@ -169,27 +171,28 @@ def _counter(spec: PrepareSpec) -> CountTokens | None:
 
 
 class _Pulse:
-    """Says how far the reading is, and notices that the engine is to stop."""
+    """Says how far the work is, and notices that the engine is to stop."""
 
     def __init__(self, work: JobFolder, *, total: int) -> None:
-        self.work, self.total, self.read, self._said = work, total, 0, 0
+        self.work, self.total, self.read = work, total, 0
+        self._batches, self._said_at = 0, time.monotonic()
 
     def look(self) -> None:
-        """Called for every batch of every pass."""
+        """Called for every batch of every pass; the passes after the reading are told by their batches."""
         if self.work.stop_requested.is_set():
             raise Terminated
-
-    def add(self, records: int) -> None:
-        """So many more were read."""
-        self.read += records
-        if self.read - self._said >= 20_000:
-            self._said = self.read
-            self.work.progress(step=self.read, total=self.total, metrics={"records": self.read})
+        self._batches += 1
+        if time.monotonic() - self._said_at >= _BETWEEN_REPORTS_S:
+            self._said_at = time.monotonic()
+            self.work.progress(
+                step=self.read, total=self.total, message=f"{self._batches:,} batches of all passes",
+                metrics={"records": self.read},
+            )  # fmt: skip
 
 
 def _watched(batches: Iterable[pa.RecordBatch], pulse: _Pulse) -> Iterator[pa.RecordBatch]:
     for batch in batches:
-        pulse.add(batch.num_rows)
+        pulse.read += batch.num_rows
         yield batch
 
 

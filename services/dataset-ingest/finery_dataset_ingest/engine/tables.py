@@ -64,11 +64,13 @@ class Source:
     holds: str
     records: int
 
-    def batches(self, size: int = BATCH_RECORDS) -> Iterator[pa.RecordBatch]:
+    def batches(self, size: int = BATCH_RECORDS, *, row_groups: list[int] | None = None) -> Iterator[pa.RecordBatch]:
         """Its records in the shelf's schema; those that name no origin come from this dataset."""
         try:
             with pq.ParquetFile(self.path) as file:
-                for batch in file.iter_batches(size, columns=[n for n in SCHEMA.names if n in file.schema_arrow.names]):
+                for batch in file.iter_batches(
+                    size, row_groups=row_groups, columns=[n for n in SCHEMA.names if n in file.schema_arrow.names]
+                ):
                     yield self._shelved(batch)
         except (pa.ArrowException, OSError) as fault:
             raise _unreadable(self.path, fault) from fault

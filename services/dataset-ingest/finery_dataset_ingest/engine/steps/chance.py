@@ -15,13 +15,20 @@ from finery_dataset_ingest.engine.steps.texts import normalised, texts_of
 from finery_dataset_ingest.engine.steps.verdicts import Chosen
 from finery_dataset_ingest.engine.tables import INPUT, View
 
+_SPLIT_KEYS = 5
+
 
 def choose_sample(view: View, step: Sample, seed: int) -> Chosen:
     """So many records, or a share of them (rounded), in their order."""
-    wanted = step.records if step.records is not None else round((step.share or 0) * view.records)
-    notes = [f"There are {view.records} records, {wanted} were asked for."] if wanted > view.records else []
-    kept = np.sort(_drawn(np.arange(view.records), wanted, seed, "sample"))
-    return Chosen(kept, _counted("not_sampled", view.records - len(kept)), notes=notes)
+    return sample_of(view.records, step, seed)
+
+
+def sample_of(records: int, step: Sample, seed: int) -> Chosen:
+    """The same, when only their number is known."""
+    wanted = step.records if step.records is not None else round((step.share or 0) * records)
+    notes = [f"There are {records} records, {wanted} were asked for."] if wanted > records else []
+    kept = np.sort(_drawn(np.arange(records), wanted, seed, "sample"))
+    return Chosen(kept, _counted("not_sampled", records - len(kept)), notes=notes)
 
 
 def choose_order(view: View, step: Shuffle, seed: int) -> Chosen:
@@ -81,16 +88,27 @@ def shares(sizes: list[int], step: Mix) -> list[int]:
 
 
 def choose_sides(view: View, step: Split, seed: int) -> Chosen:
-    """Train and validation. What is the same stays on one side; within a stratum whole groups go over, in an order
-    that the seed decides, as long as that brings the share nearer.
+    """Train and validation; see ``sides_of``."""
+    return sides_of(_concatenated([split_keys(batch, step) for batch in view.batches()], _SPLIT_KEYS), step, seed)
+
+
+def split_keys(batch: pa.RecordBatch, step: Split) -> np.ndarray:
+    """Five uint64 a record: what it stays together with (two), its stratum (two), and what its draw follows from."""
+    identity = keys_of(batch, "record", normalise=True)
+    group = identity if step.group == "record" else keys_of(batch, "prompt", normalise=True)
+    return np.concatenate([group, _stratum_keys(batch, step), identity[:, :1]], axis=1)
+
+
+def sides_of(keys: np.ndarray, step: Split, seed: int) -> Chosen:
+    """What is the same stays on one side; within a stratum whole groups go over, in an order that the seed decides, as
+    long as that brings the share nearer.
 
     Raises DataInvalid ``split_empty`` when one side would hold nothing.
     """
-    groups = firsts(_concatenated([_group_keys(batch, step) for batch in view.batches()]))
-    strata = firsts(_concatenated([_stratum_keys(batch, step) for batch in view.batches()]))
+    groups, strata = firsts(keys[:, 0:2]), firsts(keys[:, 2:4])
     members, sizes = np.unique(groups, return_counts=True)
-    drawn = chances(seed, "split", _identity(view, members))
-    aside = np.zeros(view.records, bool)
+    drawn = chances(seed, "split", keys[members, 4])
+    aside = np.zeros(len(keys), bool)
     owed = 0.0
     for stratum in np.unique(strata):
         inside = np.flatnonzero(strata[members] == stratum)
@@ -102,29 +120,14 @@ def choose_sides(view: View, step: Split, seed: int) -> Chosen:
                 owed -= int(sizes[group])
     side = aside[groups]
     taken = int(side.sum())
-    if not 0 < taken < view.records:
+    if not 0 < taken < len(keys):
         raise DataInvalid(
-            f"a share of {step.validation:g} of {view.records} records leaves one side empty; give more records (alike "
+            f"a share of {step.validation:g} of {len(keys)} records leaves one side empty; give more records (alike "
             "ones stay together) or another share.",
             code="split_empty", param="validation",
         )  # fmt: skip
-    notes = [f"{taken} of {view.records} records are laid aside ({taken / view.records:.2%})."]
+    notes = [f"{taken} of {len(keys)} records are laid aside ({taken / len(keys):.2%})."]
     return Chosen(np.flatnonzero(~side), notes=notes, validation=np.flatnonzero(side))
-
-
-def _identity(view: View, positions: np.ndarray) -> np.ndarray:
-    """What the draw of a group follows from: what its first record says, not where it stands."""
-    if not len(positions):
-        return np.empty(0, np.uint64)
-    parts = [
-        keys_of(view.at(positions[start : start + 1024]), "record", normalise=True)[:, 0]
-        for start in range(0, len(positions), 1024)
-    ]
-    return np.concatenate(parts)
-
-
-def _group_keys(batch: pa.RecordBatch, step: Split) -> np.ndarray:
-    return keys_of(batch, "record" if step.group == "record" else "prompt", normalise=True)
 
 
 def _stratum_keys(batch: pa.RecordBatch, step: Split) -> np.ndarray:
@@ -135,8 +138,8 @@ def _stratum_keys(batch: pa.RecordBatch, step: Split) -> np.ndarray:
     return np.zeros((batch.num_rows, 2), np.uint64)
 
 
-def _concatenated(parts: list[np.ndarray]) -> np.ndarray:
-    return np.concatenate(parts) if parts else np.empty((0, 2), np.uint64)
+def _concatenated(parts: list[np.ndarray], width: int) -> np.ndarray:
+    return np.concatenate(parts) if parts else np.empty((0, width), np.uint64)
 
 
 def _inputs(view: View) -> np.ndarray:

@@ -32,8 +32,6 @@ class Judged:
     changed: Mapping[int, Why] = field(default_factory=dict[int, Why])
     notes: Mapping[str, int] = field(default_factory=dict[str, int])
     """Things to tell, and how many records each concerns."""
-    secret: bool = False
-    """Removed records are not shown as they were: what made them go must not be told either."""
 
 
 Judge = Callable[[pa.RecordBatch], Judged]
