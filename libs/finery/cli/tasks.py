@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from finery.resources.tasks import SpanView
     from finery_contracts.tasks import TaskView
 
-group = typer.Typer(help="Tasks: ingest, import, validate, tune, evaluate.", no_args_is_help=True)
+group = typer.Typer(help="Tasks: ingest, prepare, count, import, validate, tune, evaluate.", no_args_is_help=True)
 Task = Annotated[str, typer.Argument(help="A task's id.")]
 COLUMNS: Columns = {
     "id": lambda t: t.id, "kind": lambda t: t.kind, "name": lambda t: t.name, "state": lambda t: t.state,

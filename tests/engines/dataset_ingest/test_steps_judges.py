@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 from canonical_builders import batch_of, chat, pair, removed, text, turn, why
 
-from finery_contracts.cleansing import Blocked, Languages, Length, Missing, Quality, Relevance
+from finery_contracts.cleansing import Blocked, Languages, Length, Missing, Personal, Quality, Relevance
 from finery_contracts.errors import DataInvalid
 from finery_dataset_ingest.engine.steps.languages import language_judge, language_of
 from finery_dataset_ingest.engine.steps.lengths import length_judge
 from finery_dataset_ingest.engine.steps.missing import missing_judge
+from finery_dataset_ingest.engine.steps.personal import personal_judge
 from finery_dataset_ingest.engine.steps.quality import quality_judge
+from finery_dataset_ingest.engine.steps.texts import texts_of
 from finery_dataset_ingest.engine.steps.verdicts import Judge
 from finery_dataset_ingest.engine.steps.words import blocked_judge, relevance_judge
 
@@ -181,3 +183,21 @@ def test_a_pattern_that_is_none_and_one_that_never_ends_are_refused_by_name() ->
         judge(batch_of(*[text("a" * 5_000 + "b")] * 50))
     assert fault.value.error_code == "pattern_too_slow"
     assert time.monotonic() - began < 10
+
+
+def test_a_part_of_a_batch_is_judged_like_a_batch_of_its_own() -> None:
+    calls = turn("assistant", "", tool_calls='["a@x.org"]')
+    records = [
+        pair(f"question {n}, mail a{n}@x.org", "good" * n, "All rights reserved\nbad") if n % 3 else
+        {"messages": [turn("user", f"call 13812345{n:03d}"), calls], "tools": "[]"}
+        for n in range(12)
+    ]  # fmt: skip
+    masked = personal_judge(Personal(step="personal"))
+    judges = [masked, quality(), missing(), length(max=40), language("en"), blocked()]
+    for judge in judges:
+        alone, part = judge(batch_of(*records[5:9])), judge(batch_of(*records).slice(5, 4))
+        rows = [[{**row, "line": 0} for row in found.batch.to_pylist()] for found in (alone, part)]
+        assert rows[0] == rows[1]
+        assert (alone.removed, alone.changed) == (part.removed, part.changed)
+    for of in ("record", "prompt", "answer"):
+        assert texts_of(batch_of(*records[5:9]), of) == texts_of(batch_of(*records).slice(5, 4), of)

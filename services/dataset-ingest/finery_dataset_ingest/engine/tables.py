@@ -52,6 +52,7 @@ SHELF_SCHEMA = SCHEMA.append(pa.field(INPUT, pa.int16(), nullable=False))
 BATCH_RECORDS = 1024
 _GROUP_RECORDS = 10_000
 _GROUP_BYTES = 64_000_000
+_FETCHED_BYTES = 8_000_000
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,10 @@ class Shelf:
         """Where it lies; there is room for what a step has to lay aside."""
         return self._path.parent
 
+    def rows_within(self, size_bytes: int) -> int:
+        """About so many records take so many bytes here."""
+        return size_bytes * self.records // max(1, self._path.stat().st_size)
+
     def all(self) -> View:
         """Every record in order."""
         return View(self, np.arange(self.records, dtype=np.int64))
@@ -171,9 +176,13 @@ class View:
         return len(self.rows)
 
     def batches(self, size: int = BATCH_RECORDS) -> Iterator[pa.RecordBatch]:
-        """All of them, in order."""
-        for start in range(0, len(self.rows), size):
-            yield self.shelf.take(self.rows[start : start + size])
+        """All of them, in order. Rows from all over the shelf come many at a time: each fetch opens many batches."""
+        in_order = len(self.rows) < 2 or bool(np.all(np.diff(self.rows) > 0))
+        fetched = size if in_order else max(size, self.shelf.rows_within(_FETCHED_BYTES))
+        for start in range(0, len(self.rows), fetched):
+            batch = self.shelf.take(self.rows[start : start + fetched])
+            for offset in range(0, batch.num_rows, size):
+                yield batch if fetched == size else batch.slice(offset, size)
 
     def at(self, positions: np.ndarray) -> pa.RecordBatch:
         """The records at these positions of the view."""
