@@ -13,11 +13,10 @@ import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
-
-from aiohttp.abc import AbstractResolver, ResolveResult
 
 from finery_contracts.errors import InvalidRequest
 
@@ -78,9 +77,23 @@ class AddressRefused(OSError):
     """A connection would have gone to an address that is not allowed; nothing was sent."""
 
 
+class Target(NamedTuple):
+    """What a URL names. ``host``: lower case, no brackets. ``path``: with the query, as it stands.
+
+    ``origin`` is ``scheme://host:port``.
+    """
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+    literal: Address | None
+    origin: str
+
+
 @dataclass(frozen=True)
 class CheckedUrl:
-    """A URL that may be called; ``origin`` is ``scheme://host:port``, ``addresses`` what the host stands for now."""
+    """A URL that may be called; ``addresses`` is what the host stands for now."""
 
     url: str
     host: str
@@ -101,19 +114,46 @@ async def check_url(url: str, *, allow: tuple[Network, ...] = (), lookup: Lookup
     Raises:
         InvalidRequest: code ``url_not_allowed``, with the reason and the remedy; nothing was connected to.
     """
-    scheme, host, port = _parts(url)
-    literal = literal_of(host)
-    if literal is not None:
-        addresses: tuple[Address, ...] = (literal,)
+    target = target_of(url)
+    if target.literal is not None:
+        addresses: tuple[Address, ...] = (target.literal,)
     else:
-        _check_name(host)
-        addresses = await _addresses(host, port, lookup)
+        addresses = await _addresses(target.host, target.port, lookup)
     for address in addresses:
         reason = refusal(address, allow)
         if reason is not None:
-            raise _not_allowed(f"{host} stands for {address}, {reason}")
-    shown = f"[{host}]" if ":" in host else host
-    return CheckedUrl(url, host, port, f"{scheme}://{shown}:{port}", addresses)
+            raise _not_allowed(f"{target.host} stands for {address}, {reason}")
+    return CheckedUrl(url, target.host, target.port, target.origin, addresses)
+
+
+@lru_cache(maxsize=4096)
+def target_of(url: str) -> Target:
+    """Where a URL leads that every parser reads the same way.
+
+    Raises:
+        InvalidRequest: code ``url_not_allowed``; it is not spelt plainly.
+    """
+    if len(url) > MAX_URL_CHARS:
+        raise _not_allowed(f"the URL is longer than {MAX_URL_CHARS} characters")
+    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
+        raise _not_allowed(
+            "the URL contains a space, a backslash, a control or a non-ASCII character; write an international "
+            "host name in its xn-- form and encode the rest with %"
+        )
+    try:
+        split = urlsplit(url)
+    except ValueError as fault:
+        raise _not_allowed("the URL cannot be parsed") from fault
+    scheme = split.scheme.lower()
+    if scheme not in PORTS or not url[len(scheme) :].startswith("://"):
+        raise _not_allowed(f"the scheme {scheme or '(none)'!r} is not http or https")
+    host, port = _host_and_port(split, PORTS[scheme])
+    literal = literal_of(host)
+    if literal is None:
+        _check_name(host)
+    rest = url[len(scheme) + len("://") + len(split.netloc) :].partition("#")[0]
+    origin = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
+    return Target(scheme, host, port, rest if rest.startswith("/") else f"/{rest}", literal, origin)
 
 
 def refusal(address: Address, allow: tuple[Network, ...] = ()) -> str | None:
@@ -145,20 +185,18 @@ def literal_of(host: str) -> Address | None:
     return address if canonical else None
 
 
-class GuardedResolver(AbstractResolver):
-    """aiohttp's resolver, with the guard at the moment of connecting. Give it to a connector without a DNS cache.
+class GuardedLookup:
+    """What names stand for, judged at the moment of connecting.
 
-    Lookups run in threads of its own: names that hang hold up nobody else's. aiohttp resolves no literals, so a
-    connector needs ``guarded_sockets`` too.
+    Lookups run in threads of its own: names that hang hold up nobody else's. Literals are looked up nowhere, so who
+    connects needs ``guarded_sockets`` too.
     """
 
     def __init__(self, allow: tuple[Network, ...] = (), *, lookup: Lookup = system_lookup, threads: int = 64) -> None:
         self._allow, self._lookup = allow, lookup
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="lookup")
 
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
+    async def addresses(self, host: str, port: int) -> tuple[Address, ...]:
         """The addresses of a name; one internal address among them refuses all.
 
         Raises:
@@ -166,22 +204,22 @@ class GuardedResolver(AbstractResolver):
             OSError: it stands for none.
         """
         found = await asyncio.get_running_loop().run_in_executor(self._pool, self._lookup, host, port)
-        addresses = [ip_address(text) for text in found]
+        addresses = tuple(ip_address(text) for text in found)
         if not addresses:
             raise OSError(f"the host {host} has no address")
         for address in addresses:
             reason = refusal(address, self._allow)
             if reason is not None:
                 raise AddressRefused(f"{host} stands for {address}, {reason}")
-        return [_resolved(host, port, address) for address in addresses if family in (0, _family(address))]
+        return addresses
 
-    async def close(self) -> None:
+    def close(self) -> None:
         """Let the threads go; a lookup under way is not waited for."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 def guarded_sockets(allow: tuple[Network, ...] = ()) -> Callable[[Any], socket.socket]:
-    """A socket factory for aiohttp's connector: the last gate, for names and literals alike."""
+    """Makes the socket of an entry as ``getaddrinfo`` gives it: the last gate, for names and literals alike."""
 
     def make(info: Any) -> socket.socket:
         family, kind, protocol, _, target = info
@@ -191,25 +229,6 @@ def guarded_sockets(allow: tuple[Network, ...] = ()) -> Callable[[Any], socket.s
         return socket.socket(family=family, type=kind, proto=protocol)
 
     return make
-
-
-def _parts(url: str) -> tuple[str, str, int]:
-    """Scheme, host (lower case, without brackets) and port, of a URL that every parser reads the same way."""
-    if len(url) > MAX_URL_CHARS:
-        raise _not_allowed(f"the URL is longer than {MAX_URL_CHARS} characters")
-    if not url.isascii() or not url.isprintable() or " " in url or "\\" in url:
-        raise _not_allowed(
-            "the URL contains a space, a backslash, a control or a non-ASCII character; write an international "
-            "host name in its xn-- form and encode the rest with %"
-        )
-    try:
-        split = urlsplit(url)
-    except ValueError as fault:
-        raise _not_allowed("the URL cannot be parsed") from fault
-    scheme = split.scheme.lower()
-    if scheme not in PORTS or not url[len(scheme) :].startswith("://"):
-        raise _not_allowed(f"the scheme {scheme or '(none)'!r} is not http or https")
-    return scheme, *_host_and_port(split, PORTS[scheme])
 
 
 def _host_and_port(split: SplitResult, default_port: int) -> tuple[str, int]:
@@ -263,17 +282,6 @@ def _isatap(address: IPv6Address) -> IPv4Address | None:
     """The IPv4 address that an interface id of RFC 5214 6.1 carries, under whatever prefix."""
     low = int(address) & 0xFFFFFFFFFFFFFFFF
     return IPv4Address(low & 0xFFFFFFFF) if low >> 32 in (0x00005EFE, 0x02005EFE) else None
-
-
-def _resolved(host: str, port: int, address: Address) -> ResolveResult:
-    return ResolveResult(
-        hostname=host, host=str(address), port=port, family=_family(address), proto=socket.IPPROTO_TCP,
-        flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
-    )  # fmt: skip
-
-
-def _family(address: Address) -> socket.AddressFamily:
-    return socket.AF_INET if isinstance(address, IPv4Address) else socket.AF_INET6
 
 
 def _not_allowed(reason: str) -> InvalidRequest:

@@ -4,11 +4,18 @@ import asyncio
 import socket
 from ipaddress import ip_address, ip_network
 
-import aiohttp
 import pytest
 
 from finery_contracts.errors import InvalidRequest
-from finery_kit.netguard import AddressRefused, GuardedResolver, check_url, guarded_sockets, refusal
+from finery_kit.netguard import (
+    AddressRefused,
+    GuardedLookup,
+    Lookup,
+    check_url,
+    guarded_sockets,
+    refusal,
+    target_of,
+)
 
 PUBLIC = "93.184.216.34"
 LOOPBACK = (ip_network("127.0.0.0/8"),)
@@ -147,13 +154,22 @@ class Witness:
         await writer.wait_closed()
 
 
-async def fetch(url: str, resolver: GuardedResolver, allow=()) -> int:
-    connector = aiohttp.TCPConnector(use_dns_cache=False, resolver=resolver, socket_factory=guarded_sockets(allow))
+async def fetch(url: str, lookup: Lookup, allow=()) -> bytes:
+    """As whoever calls a stranger's URL does it: spelling, lookup, socket; each has its guard."""
+    target = target_of(url)
+    guard = GuardedLookup(allow, lookup=lookup)
     try:
-        async with aiohttp.ClientSession(connector=connector) as session, session.get(url) as answer:
-            return answer.status
+        found = (target.literal,) if target.literal else await guard.addresses(target.host, target.port)
     finally:
-        await resolver.close()
+        guard.close()
+    family = socket.AF_INET6 if found[0].version == 6 else socket.AF_INET
+    entry = (family, socket.SOCK_STREAM, 0, "", (str(found[0]), target.port))
+    with guarded_sockets(allow)(entry) as made:
+        made.setblocking(False)
+        loop = asyncio.get_running_loop()
+        await loop.sock_connect(made, entry[4])
+        await loop.sock_sendall(made, b"GET / HTTP/1.1\r\n\r\n")
+        return await loop.sock_recv(made, 4096)
 
 
 @pytest.mark.parametrize(
@@ -162,8 +178,8 @@ async def fetch(url: str, resolver: GuardedResolver, allow=()) -> int:
 async def test_no_connection_is_made_to_an_internal_address_however_it_is_named(host: str):
     names = NAMES | {"rebound.example": ["127.0.0.1"]}
     async with Witness() as witness:
-        with pytest.raises(aiohttp.ClientError):
-            await fetch(f"http://{host}:{witness.port}/", GuardedResolver(lookup=lambda name, _: names[name]))
+        with pytest.raises((AddressRefused, InvalidRequest)):
+            await fetch(f"http://{host}:{witness.port}/", lambda name, _: names[name])
 
         assert witness.connections == 0
 
@@ -174,17 +190,44 @@ async def test_a_name_that_points_elsewhere_the_second_time_gains_nothing():
         url = f"http://rebound.example:{witness.port}/"
         checked = await check_url(url, lookup=lambda *_: next(answers))
 
-        with pytest.raises(aiohttp.ClientConnectorError) as refused:
-            await fetch(checked.url, GuardedResolver(lookup=lambda *_: next(answers)))
+        with pytest.raises(AddressRefused, match=r"rebound\.example stands for 127\.0\.0\.1, a loopback address"):
+            await fetch(checked.url, lambda *_: next(answers))
 
-        assert isinstance(refused.value.os_error, AddressRefused)
         assert witness.connections == 0
+
+
+async def test_a_name_without_an_address_is_not_connected_to():
+    guard = GuardedLookup(lookup=lambda *_: [])
+
+    with pytest.raises(OSError, match=r"the host nowhere\.example has no address"):
+        await guard.addresses("nowhere.example", 80)
+
+    guard.close()
+
+
+@pytest.mark.parametrize(
+    ("url", "host", "port", "path", "origin"),
+    [
+        ("https://Public.Example", "public.example", 443, "/", "https://public.example:443"),
+        ("http://public.example?a=%2F..#f", "public.example", 80, "/?a=%2F..", "http://public.example:80"),
+        (
+            "HTTP://public.example:8080/a/../b//c/?",
+            "public.example",
+            8080,
+            "/a/../b//c/?",
+            "http://public.example:8080",
+        ),
+        ("http://[2606:4700::1111]:81/x;y=%7e", "2606:4700::1111", 81, "/x;y=%7e", "http://[2606:4700::1111]:81"),
+    ],
+)
+def test_path_and_query_stay_as_they_are_written(url: str, host: str, port: int, path: str, origin: str):
+    target = target_of(url)
+
+    assert (target.host, target.port, target.path, target.origin) == (host, port, path, origin)
 
 
 async def test_the_witness_sees_a_connection_once_the_network_is_allowed():
     async with Witness() as witness:
-        resolver = GuardedResolver(LOOPBACK, lookup=lambda *_: ["127.0.0.1"])
+        answer = await fetch(f"http://sink.example:{witness.port}/", lambda *_: ["127.0.0.1"], LOOPBACK)
 
-        status = await fetch(f"http://sink.example:{witness.port}/", resolver, LOOPBACK)
-
-        assert (status, witness.connections) == (200, 1)
+        assert (answer[:15], witness.connections) == (b"HTTP/1.1 200 OK", 1)

@@ -168,9 +168,11 @@ async def test_the_answer_to_the_question_is_not_shown_for_it_may_repeat_the_tok
 async def test_an_idle_connection_that_was_closed_is_no_failed_attempt(rig: Rig):
     """A server that closes every connection after one answer, without saying so beforehand."""
     answered = 0
+    transports = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         nonlocal answered
+        transports.append(writer.transport)
         head = await reader.readuntil(b"\r\n\r\n")
         length = int(next((line.split(b":")[1] for line in head.split(b"\r\n") if b"ength" in line), b"0"))
         await reader.readexactly(length)
@@ -196,6 +198,8 @@ async def test_an_idle_connection_that_was_closed_is_no_failed_attempt(rig: Rig)
         assert answered == 4
     finally:
         server.close()
+        for transport in transports:
+            transport.abort()
 
 
 async def test_one_delivery_is_sent_again_under_its_id_with_the_whole_schedule(rig: Rig, sink: Sink):
