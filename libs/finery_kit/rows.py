@@ -7,11 +7,13 @@ of 8). It refuses nothing and returns nothing: what a row may be is the table's 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from operator import itemgetter
 from typing import Any, Literal, cast
 
+from pydantic_core import PydanticSerializationError, to_json
 from sqlalchemy import Connection, Dialect, Table
 from sqlalchemy.dialects import postgresql, sqlite
 
@@ -60,10 +62,18 @@ def _listed(names: Sequence[str]) -> str:
 @lru_cache(maxsize=256)
 def _converters(table: Table, names: tuple[str, ...], dialect: str) -> list[tuple[int, Callable[[Any], Any]]]:
     """What stands between a value and the driver, by the place of the column."""
-    made: Dialect = postgresql.psycopg.dialect() if dialect == "postgresql" else sqlite.dialect()
+    made: Dialect = postgresql.psycopg.dialect() if dialect == "postgresql" else sqlite.dialect(json_serializer=_json)
     found = ((place, table.c[name].type.dialect_impl(made)) for place, name in enumerate(names))
     processors = ((place, kind.bind_processor(made)) for place, kind in found)
     return [(place, processor) for place, processor in processors if processor is not None]
+
+
+def _json(value: Any) -> str:
+    """As ``json.dumps``, which takes six times as long for a few headers."""
+    try:
+        return to_json(value, inf_nan_mode="constants").decode()
+    except PydanticSerializationError:  # half a surrogate pair
+        return json.dumps(value)
 
 
 __all__ = ["insert_rows"]

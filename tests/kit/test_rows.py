@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -71,3 +72,11 @@ async def test_a_row_that_is_known_is_refused_left_or_replaced(database: Databas
 
     await database.write(adding(new, known="replace"))
     assert await stored(database) == [thing(1), *new]
+
+
+@pytest.mark.parametrize("told", ["half \ud83d of a pair", [float("inf"), -0.0], {"a": None}, None, "ä\0"], ids=ascii)
+async def test_json_on_sqlite_takes_what_python_takes(tmp_path: Path, told: Any) -> None:
+    with opened(f"sqlite:///{tmp_path / 'thing.sqlite'}", METADATA) as database:
+        await database.write(adding([thing(1, told=told)]))
+
+        assert await stored(database) == [thing(1, told=told)]

@@ -13,8 +13,8 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from datetime import datetime
+from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from opentelemetry.trace import SpanKind
@@ -24,25 +24,23 @@ from finery_contracts.notifications import SubscriptionState
 from finery_kit.db import Database, Transaction
 from finery_kit.telemetry import span_from
 from finery_notifier import deliveries, domain, links
-from finery_notifier.deliveries import Due
+from finery_notifier.deliveries import Addressee, Due
 from finery_notifier.domain import Outcome, Purpose
 from finery_notifier.lanes import SLOW_AFTER_S, Flight, Lanes, Room
 from finery_notifier.settling import Ended, Rules, settle
-from finery_notifier.tables import SubscriptionRow
 
 log = logging.getLogger("finery.notifier")
 POLL_S = 5.0
 DRAIN_S = 5.0
 BREATHE_S = 1.0
 READY_S = 20.0
-AHEAD = 2
-"""Taken beforehand, in places of the main lane, so that a turn is worth its commit."""
+AHEAD = 4
+"""Taken beforehand, in places of the main lane; half of that is worth a turn and its commit."""
 SETTLE_S = 0.02
 """What ended waits so long for company."""
 
 
-@dataclass(frozen=True)
-class Parcel:
+class Parcel(NamedTuple):
     """One attempt at a delivery. ``refusal``: why it must not be sent any more."""
 
     delivery: str
@@ -55,11 +53,15 @@ class Parcel:
     endpoint: str
     subject: str
     content_type: str
-    body: bytes = field(repr=False)
-    secrets: tuple[str, ...] = field(repr=False)
-    unsubscribe_url: str = field(repr=False)
+    body: bytes
+    secrets: tuple[str, ...]
+    unsubscribe_url: str
     traceparent: str | None
     refusal: str | None
+
+    def __repr__(self) -> str:
+        """Without what is secret."""
+        return f"Parcel(delivery={self.delivery!r}, version={self.version}, number={self.number})"
 
 
 class Mail(Protocol):
@@ -201,7 +203,7 @@ class Courier:
         rows = deliveries.claim_due(
             tx, room=wanted, in_flight=known, limit=self._lanes.ahead, closed=room.closed, lease_s=self._lease_s
         )
-        parcels = [_parcel(tx, delivery, subscription, self._public_url) for delivery, subscription in rows]
+        parcels = _parcels(rows, self._public_url, tx.now)
         if len(parcels) == wanted:
             return parcels, SLOW_AFTER_S / 4
         known.update(parcel.endpoint for parcel in parcels)
@@ -250,7 +252,8 @@ class Courier:
         self._free += 1  # too many for one that was late, until the next turn counts again
         if self._ready and not self._stopping:
             self._start()
-        if len(self._ready) < self._lanes.places or len(self._ended) >= self._lanes.places:
+        worth_it = AHEAD // 2 * self._lanes.places
+        if len(self._ready) < self._lanes.places or len(self._ended) >= worth_it:
             self.wake()
         elif self._soon is None:
             self._soon = asyncio.get_running_loop().call_later(SETTLE_S, self.wake)
@@ -261,19 +264,34 @@ def _about(parcel: Parcel) -> dict[str, str | int]:
     return {"server.address": host, "delivery": parcel.delivery, "attempt": parcel.number}
 
 
-def _parcel(tx: Transaction, delivery: Due, subscription: SubscriptionRow, public_url: str) -> Parcel:
-    purpose = Purpose(delivery.purpose)
-    refusal = domain.refusal(
-        purpose, SubscriptionState(subscription.state), confirm_until=subscription.confirm_until, now=tx.now
-    )
-    return Parcel(
-        delivery=delivery.id, version=delivery.version, number=delivery.attempts + 1, channel=delivery.channel,
-        purpose=purpose, event_id=delivery.event_id, url=subscription.url, endpoint=delivery.endpoint,
-        subject=delivery.subject or "", content_type=delivery.content_type or "application/cloudevents+json",
-        body=delivery.body, secrets=tuple(domain.live_secrets(subscription.secret, subscription.retiring, tx.now)),
-        unsubscribe_url=links.unsubscribe_url(public_url, subscription.id, subscription.link_key),
-        traceparent=delivery.traceparent, refusal=refusal,
-    )  # fmt: skip
+class _Terms(NamedTuple):
+    """What all deliveries of one purpose for one subscription share."""
+
+    purpose: Purpose
+    refusal: str | None
+    secrets: tuple[str, ...]
+    unsubscribe_url: str
+
+
+def _parcels(rows: Sequence[tuple[Due, Addressee]], public_url: str, now: datetime) -> list[Parcel]:
+    known, parcels = dict[tuple[str, str], _Terms](), list[Parcel]()
+    for due, to in rows:
+        terms = known.get((to.id, due.purpose))
+        if terms is None:
+            terms = known[to.id, due.purpose] = _terms(Purpose(due.purpose), to, public_url, now)
+        parcels.append(Parcel(
+            delivery=due.id, version=due.version, number=due.attempts + 1, channel=due.channel, purpose=terms.purpose,
+            event_id=due.event_id, url=to.url, endpoint=due.endpoint, subject=due.subject or "",
+            content_type=due.content_type or "application/cloudevents+json", body=due.body, secrets=terms.secrets,
+            unsubscribe_url=terms.unsubscribe_url, traceparent=due.traceparent, refusal=terms.refusal,
+        ))  # fmt: skip
+    return parcels
+
+
+def _terms(purpose: Purpose, to: Addressee, public_url: str, now: datetime) -> _Terms:
+    refusal = domain.refusal(purpose, SubscriptionState(to.state), confirm_until=to.confirm_until, now=now)
+    secrets = tuple(domain.live_secrets(to.secret, to.retiring, now))
+    return _Terms(purpose, refusal, secrets, links.unsubscribe_url(public_url, to.id, to.link_key))
 
 
 __all__ = ["Courier", "Mail", "Parcel"]

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
 from datetime import datetime, timedelta
 from typing import Any, NamedTuple
 
-from sqlalchemy import Update, bindparam, delete, func, not_, or_, update
+from sqlalchemy import Connection, Update, bindparam, delete, func, literal_column, not_, or_, update
 from sqlalchemy import select as sql_select
 from sqlalchemy.engine import CursorResult
 from sqlalchemy.orm import aliased
@@ -20,12 +19,14 @@ from sqlmodel import Session, col, select
 
 from finery_contracts.errors import NotFound
 from finery_kit.db import Transaction
+from finery_kit.prepared import Prepared, among
 from finery_kit.rows import insert_rows
 from finery_notifier.tables import ATTEMPTS, DELIVERIES, AttemptRow, DeliveryRow, SubscriptionRow
 
 Limit = Callable[[str], int]
 """Endpoint → how many attempts it may have under way."""
 PRUNED_AT_ONCE = 1000
+TAKEN_BYTES = 8 * 2**20
 
 
 def add(tx: Transaction, rows: Sequence[DeliveryRow]) -> None:
@@ -34,9 +35,8 @@ def add(tx: Transaction, rows: Sequence[DeliveryRow]) -> None:
     insert_rows(tx.session.connection(), DELIVERIES, [dict(row) for row in rows], known="leave")
 
 
-@dataclass(frozen=True, slots=True)
-class Due:
-    """A delivery that was taken: what sending it needs."""
+class Due(NamedTuple):
+    """A delivery that was taken, as sending it needs it."""
 
     id: str
     subscription_id: str
@@ -52,83 +52,93 @@ class Due:
     attempts: int
 
 
+class Addressee(NamedTuple):
+    """Whom a delivery is for: what sending it needs."""
+
+    id: str
+    url: str
+    state: str
+    confirm_until: datetime
+    secret: str
+    retiring: list[Any] | None
+    link_key: str
+
+
 def claim_due(
     tx: Transaction, *, room: int, in_flight: Mapping[str, int], limit: Limit, closed: Collection[str], lease_s: float
-) -> list[tuple[Due, SubscriptionRow]]:
+) -> list[tuple[Due, Addressee]]:
     """Take what is due for ``lease_s`` seconds, at most ``room``, never more for an endpoint than its limit.
 
-    Safe for several replicas: rows are locked, and those that another one holds are passed over.
+    Safe for several replicas: rows are locked, and those that another one holds are passed over. Of large bodies it
+    takes fewer, so that a turn stays small.
     """
-    taken, mine, connection = Counter(in_flight), list[str](), tx.session.connection()
-    while len(mine) < room:
-        asked = {"now": tx.now, "full": _full(taken, limit, closed), "mine": mine, "most": 2 * room}
-        found = connection.execute(_WAITING, asked).all()
-        before = len(mine)
-        for delivery_id, endpoint in found:
-            if len(mine) < room and taken[endpoint] < limit(endpoint):
+    taken, mine, left, connection = Counter(in_flight), list[str](), TAKEN_BYTES, tx.session.connection()
+    while len(mine) < room and left > 0:
+        before, full = len(mine), _full(taken, limit, closed)
+        found = _WAITING.rows(connection, now=tx.now, full=full, mine=mine, most=2 * room)
+        for delivery_id, endpoint, size_bytes in found:
+            if len(mine) < room and left > 0 and taken[endpoint] < limit(endpoint):
                 taken[endpoint] += 1
+                left -= size_bytes
                 mine.append(delivery_id)
         if len(mine) == before or len(found) < 2 * room:
             break
-    return _taken(tx, mine, tx.now + timedelta(seconds=lease_s))
+    return _taken(connection, mine, tx.now + timedelta(seconds=lease_s))
 
 
-# Statements that are the same every time are built once: building them costs more than running them.
+def _fields(table: Any, wanted: Any) -> list[Any]:
+    return [getattr(table, name) for name in wanted._fields]
+
+
+_STILL = literal_column("'waiting'")  # no parameter: the index holds for this text
 _EARLIER = aliased(DeliveryRow)
 _BEHIND = (
     sql_select(col(_EARLIER.id))
     .where(
         col(_EARLIER.subscription_id) == col(DeliveryRow.subscription_id),
         col(_EARLIER.noun) == col(DeliveryRow.noun),
-        col(_EARLIER.state) == "waiting",
+        col(_EARLIER.state) == _STILL,
         col(_EARLIER.noun_version) < col(DeliveryRow.noun_version),
     )
     .exists()
 )
 # Waiting, at an endpoint with room, and no fact of the same thing is before it where order was asked for.
 _OPEN = (
-    col(DeliveryRow.state) == "waiting",
-    col(DeliveryRow.endpoint).not_in(bindparam("full", expanding=True)),
+    col(DeliveryRow.state) == _STILL,
+    not_(among(col(DeliveryRow.endpoint), "full")),
     or_(col(DeliveryRow.ordered).is_(False), not_(_BEHIND)),
 )
-_WAITING = (
-    sql_select(col(DeliveryRow.id), col(DeliveryRow.endpoint))
-    .where(
-        col(DeliveryRow.due_at) <= bindparam("now"), *_OPEN,
-        col(DeliveryRow.id).not_in(bindparam("mine", expanding=True)),
-    )
+_WAITING = Prepared(
+    sql_select(col(DeliveryRow.id), col(DeliveryRow.endpoint), func.length(DeliveryRow.body).label("size_bytes"))
+    .where(col(DeliveryRow.due_at) <= bindparam("now"), *_OPEN, not_(among(col(DeliveryRow.id), "mine")))
     .order_by(col(DeliveryRow.due_at), col(DeliveryRow.id))
     .limit(bindparam("most"))
     .with_for_update(skip_locked=True, of=DeliveryRow)
-)  # fmt: skip
-_NEXT_DUE = sql_select(func.min(DeliveryRow.due_at)).where(*_OPEN)
-_THEIRS = select(SubscriptionRow).where(col(SubscriptionRow.id).in_(bindparam("whose", expanding=True)))
-_THESE = col(DeliveryRow.id).in_(bindparam("ids", expanding=True))
+)
+_NEXT_DUE = Prepared(sql_select(func.min(DeliveryRow.due_at).label("due_at")).where(*_OPEN))
+_WHOSE = Prepared(sql_select(*_fields(SubscriptionRow, Addressee)).where(among(col(SubscriptionRow.id), "whose")))
+_THESE = among(col(DeliveryRow.id), "ids")
 _ONE_MORE = col(DeliveryRow.version) + 1
-_TAKE = update(DeliveryRow).where(_THESE).values(due_at=bindparam("until"), version=_ONE_MORE)
-_TAKEN = sql_select(*(getattr(DeliveryRow, field.name) for field in fields(Due))).where(_THESE)
+_TAKE = Prepared(update(DeliveryRow).where(_THESE).values(due_at=bindparam("until"), version=_ONE_MORE))
+_TAKEN = Prepared(sql_select(*_fields(DeliveryRow, Due)).where(_THESE))
 
 
-def _taken(tx: Transaction, ids: Sequence[str], until: datetime) -> list[tuple[Due, SubscriptionRow]]:
+def _taken(connection: Connection, ids: Sequence[str], until: datetime) -> list[tuple[Due, Addressee]]:
     if not ids:
         return []
-    connection = tx.session.connection()
-    connection.execute(_TAKE, {"ids": ids, "until": until})
-    found = [Due(*row) for row in connection.execute(_TAKEN, {"ids": ids}).all()]
-    whose = {due.subscription_id for due in found}
-    wanted = tx.session.exec(_THEIRS, params={"whose": list(whose)}, execution_options={"populate_existing": True})
-    subscriptions = {row.id: row for row in wanted}
-    order = {delivery_id: place for place, delivery_id in enumerate(ids)}
-    known = [(due, subscriptions[due.subscription_id]) for due in found if due.subscription_id in subscriptions]
-    return sorted(known, key=lambda pair: order[pair[0].id])
+    _TAKE.execute(connection, ids=ids, until=until)
+    found = {row[0]: Due._make(row) for row in _TAKEN.rows(connection, ids=ids)}
+    whose = {due.subscription_id for due in found.values()}
+    known = {row[0]: Addressee._make(row) for row in _WHOSE.rows(connection, whose=list(whose))}
+    return [(due, known[due.subscription_id]) for due in map(found.__getitem__, ids) if due.subscription_id in known]
 
 
 def next_due(
     tx: Transaction, *, in_flight: Mapping[str, int], limit: Limit, closed: Collection[str]
 ) -> datetime | None:
     """When the next delivery may be taken, of endpoints that have room."""
-    found = tx.session.connection().execute(_NEXT_DUE, {"full": _full(in_flight, limit, closed)})
-    return found.scalar_one()
+    [[due_at]] = _NEXT_DUE.rows(tx.session.connection(), full=_full(in_flight, limit, closed))
+    return due_at
 
 
 def _full(in_flight: Mapping[str, int], limit: Limit, closed: Collection[str]) -> list[str]:
@@ -149,11 +159,10 @@ class AtHand(NamedTuple):
     last_status: int | None
 
 
-_AT_HAND = (
-    sql_select(*(getattr(DeliveryRow, name) for name in AtHand._fields))
-    .where(_THESE).order_by(col(DeliveryRow.id)).with_for_update()
-)  # fmt: skip
-_ARRIVED = (
+_AT_HAND = Prepared(
+    sql_select(*_fields(DeliveryRow, AtHand)).where(_THESE).order_by(col(DeliveryRow.id)).with_for_update()
+)
+_ARRIVED = Prepared(
     update(DeliveryRow).where(_THESE).values(
         state="delivered", due_at=bindparam("now"), delivered_at=bindparam("now"), last_status=bindparam("status"),
         last_error=None, version=_ONE_MORE, attempts=col(DeliveryRow.attempts) + 1,
@@ -164,8 +173,7 @@ _ARRIVED = (
 def at_hand(tx: Transaction, ids: Collection[str]) -> dict[str, AtHand]:
     """The rows whose attempts ended, locked."""
     tx.session.flush()
-    found = tx.session.connection().execute(_AT_HAND, {"ids": list(ids)})
-    return {row[0]: AtHand(*row) for row in found.all()}
+    return {row[0]: AtHand._make(row) for row in _AT_HAND.rows(tx.session.connection(), ids=list(ids))}
 
 
 _CHANGE: Update = (
@@ -186,7 +194,7 @@ def change(tx: Transaction, changes: Sequence[dict[str, Any]]) -> None:
 
 def arrived(tx: Transaction, ids: Collection[str], status: int | None) -> None:
     """These were delivered now; one statement for all of them."""
-    tx.session.connection().execute(_ARRIVED, {"ids": list(ids), "now": tx.now, "status": status})
+    _ARRIVED.execute(tx.session.connection(), ids=list(ids), now=tx.now, status=status)
 
 
 def keep_log(tx: Transaction, attempts: Sequence[dict[str, Any]]) -> None:

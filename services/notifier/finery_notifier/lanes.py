@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 SLOW_AFTER_S = 1.0
 FIRST, REMEMBERED = 4, 10_000
 
 
-@dataclass(frozen=True)
-class Flight:
+class Flight(NamedTuple):
     """An attempt under way, for so long."""
 
     endpoint: str

@@ -10,7 +10,7 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from finery_contracts.notifications import SubscriptionState
 from finery_kit.db import Transaction
@@ -32,8 +32,7 @@ class Rules:
     patience: Patience
 
 
-@dataclass(frozen=True)
-class Ended:
+class Ended(NamedTuple):
     """An attempt that ended, when it did."""
 
     parcel: Parcel
@@ -99,8 +98,8 @@ def _logged(one: Ended, row: AtHand) -> dict[str, Any]:
     outcome = one.outcome
     return {
         "delivery_id": row.id, "number": one.parcel.number, "duration_ms": round(outcome.duration_s * 1000, 3),
-        "at": one.at - timedelta(seconds=outcome.duration_s), "request_headers": dict(outcome.request_headers),
-        "status": outcome.status, "answer_headers": {} if asked else dict(outcome.answer_headers),
+        "at": one.at - timedelta(seconds=outcome.duration_s), "request_headers": outcome.request_headers,
+        "status": outcome.status, "answer_headers": {} if asked else outcome.answer_headers,
         "answer_body": b"" if asked else outcome.answer_body, "error": outcome.error,
     }  # fmt: skip
 

@@ -5,7 +5,7 @@ import contextlib
 import os
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from ipaddress import ip_network
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def parcel(url: str, **more) -> Parcel:
         endpoint="x", subject="", content_type="application/json", body=b'{"a": 1}', secrets=(new_secret(),),
         unsubscribe_url="", traceparent=None, refusal=None,
     )  # fmt: skip
-    return replace(plain, **more)
+    return plain._replace(**more)
 
 
 async def outcome_of(talk: Talk, *, timeout_s: float = 5) -> tuple[Outcome, Endpoint]:
