@@ -51,6 +51,7 @@ class Connections:
         self._idle = dict[str, list[_Idle]]()
         self._idle_count = 0
         self._sweeping: asyncio.TimerHandle | None = None
+        self._closed = False
 
     async def exchange(self, target: Target, request: bytes) -> Answer:
         """Send a request to where the target is now.
@@ -74,7 +75,8 @@ class Connections:
         return await self._through(wire, address, target, request)
 
     async def close(self) -> None:
-        """Close what is kept; when this returns the sockets are gone."""
+        """Close what is kept; when this returns the sockets are gone. From now on nothing is kept."""
+        self._closed = True
         for line in self._idle.values():
             for idle in line:
                 idle.wire.close()
@@ -120,7 +122,7 @@ class Connections:
         return None
 
     def _keep(self, origin: str, idle: _Idle) -> None:
-        if self._idle_count >= MOST_IDLE:
+        if self._closed or self._idle_count >= MOST_IDLE:
             idle.wire.close()
             return
         self._idle.setdefault(origin, []).append(idle)

@@ -149,6 +149,23 @@ async def test_giving_back_what_another_replica_took_since_changes_nothing(rig: 
     assert after.next_attempt_at == seen.next_attempt_at + timedelta(seconds=LEASE_S)
 
 
+async def test_of_large_bodies_fewer_are_taken_at_once_and_none_is_left(
+    rig: Rig, sink: Sink, monkeypatch: pytest.MonkeyPatch
+):
+    await rig.topic("ops")
+    await rig.listener(sink, "ops")
+    facts = [succeeded(rig) for _ in range(4)]
+    for event in facts:
+        await rig.hear(event)
+    monkeypatch.setattr(deliveries, "TAKEN_BYTES", len(facts[0].model_dump_json()) + 1)
+
+    await rig.deliver()
+    first = len(sink.facts)
+    await rig.deliver()
+
+    assert (first, len(sink.facts)) == (2, 4)
+
+
 async def test_a_subscription_that_is_deleted_while_an_attempt_is_under_way_leaves_nothing(tmp_path: Path, sink: Sink):
     mail = FakeMail()
     async with notifier_rig(tmp_path, VirtualClock(), mail=mail) as rig:
