@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,21 @@ from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.model import Record, UtcTime
 from finery_contracts.preparing import SourceUsed, StepReport
+
+DataFormat = Literal[
+    "auto", "openai", "moss", "csv", "xlsx", "alpaca", "sharegpt", "preference", "feedback", "answer", "text"
+]
+"""What a file of people's data may be stated to be; ``auto`` lets its content say it."""
+
+
+class DataKind(StrEnum):
+    """What the records of a dataset are made for; it is fixed by their format."""
+
+    MESSAGES = "messages"
+    PREFERENCE = "preference"
+    FEEDBACK = "feedback"
+    ANSWER = "answer"
+    TEXT = "text"
 
 
 class DatasetState(StrEnum):
@@ -49,11 +64,13 @@ class DatasetView(Record):
     created_at: UtcTime
     task: str | None = None
     format: str | None = None
+    kind: DataKind | None = Field(default=None, description="set when it is ready")
     records: int = 0
     bad_records: int = 0
     content: str | None = Field(default=None, description="store URL of the canonical Parquet file")
     content_sha256: str | None = None
     report: str | None = Field(default=None, description="store URL of the report of bad records")
+    statistics: str | None = Field(default=None, description="store URL of DatasetStatistics")
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
     lineage: DatasetLineage | None = Field(default=None, description="of a prepared dataset")
@@ -89,3 +106,68 @@ class DatasetDeleted(DatasetFact):
     """The dataset can no longer be named."""
 
     FACT = "deleted"
+
+
+class AnswerCount(Record):
+    """How often a short last answer occurs."""
+
+    answer: str
+    records: int
+
+
+class LengthBucket(Record):
+    """Records of up to so many characters, and more than the bucket before."""
+
+    up_to_characters: int
+    records: int
+
+
+class TurnCount(Record):
+    """Records with so many messages."""
+
+    turns: int
+    records: int
+
+
+class DatasetStatistics(Record):
+    """stats.json: what a dataset holds, as data for charts."""
+
+    kind: DataKind = DataKind.MESSAGES
+    records: int
+    turns: int
+    characters: dict[str, int] = Field(description="by role, and of texts and answers")
+    messages: dict[str, int] = Field(default_factory=dict, description="by role")
+    lengths: list[LengthBucket] = Field(description="characters of a whole record")
+    turns_per_record: list[TurnCount] = Field(default_factory=list[TurnCount])
+    languages: dict[str, float] = Field(default_factory=dict, description="share of a sample of up to 500 records")
+    labels: dict[str, int] = Field(default_factory=dict, description="like and dislike")
+    duplicates: int = Field(default=0, description="records whose content an earlier one has")
+    duplicates_exact: bool = Field(default=True, description="false: estimated, beyond some sixteen million records")
+    distinct_short_answers: int
+    top_answers: list[AnswerCount]
+
+
+class RecordRow(Record):
+    """One record of a page; fields that its kind does not use are left out."""
+
+    messages: list[dict[str, Any]] = Field(default_factory=list[dict[str, Any]])
+    tools: list[dict[str, Any]] | None = None
+    chosen: list[dict[str, Any]] | None = None
+    rejected: list[dict[str, Any]] | None = None
+    label: bool | None = None
+    reward: float | None = None
+    answer: str | None = None
+    text: str | None = None
+    source: str | None = None
+    file: str | None = None
+    line: int
+
+
+class RecordPage(Record):
+    """Some records of a dataset, in its order."""
+
+    kind: DataKind
+    offset: int
+    total: int
+    next: int | None = Field(default=None, description="offset of the page behind this one")
+    data: list[RecordRow]

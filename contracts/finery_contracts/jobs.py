@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from finery_contracts.datasets import DataFormat, DataKind
 from finery_contracts.errors import ErrorBody
 from finery_contracts.kinds import TaskKind as TaskKind
 from finery_contracts.model import Record
@@ -32,7 +33,7 @@ class IngestSpec(Record):
     kind: Literal[TaskKind.INGEST] = TaskKind.INGEST
     source: str = Field(description="path of the file as it was uploaded")
     filename: str = Field(description="the name the user gave it")
-    format: Literal["auto", "openai", "csv"] = "auto"
+    format: DataFormat = "auto"
     bad_records: Literal["strict", "skip"] = "strict"
     bad_ceiling: float = Field(default=0.01, ge=0, le=1, description="share of bad records that skip still accepts")
     max_bytes: int = 10 * 2**30
@@ -154,7 +155,7 @@ class BadRecord(Record):
     file: str
     line: int | None = Field(default=None, description="1-based line of a text file")
     row: int | None = Field(default=None, description="1-based row of a table, the header is row 1")
-    record: int | None = Field(default=None, description="1-based place in a .json array")
+    record: int | None = Field(default=None, description="1-based place in a .json array or a Parquet file")
     field: str | None = Field(default=None, description="such as messages[1].content")
     code: str
     reason: str
@@ -166,6 +167,7 @@ class IngestOutput(Record):
 
     kind: Literal[TaskKind.INGEST] = TaskKind.INGEST
     format: str
+    data_kind: DataKind = Field(default=DataKind.MESSAGES, description="what the records are made for")
     records: int
     bad_records: int
     errors: list[BadRecord] = Field(default_factory=list[BadRecord], description="the first 1,000")

@@ -1,6 +1,6 @@
-"""Reads canonical Parquet, the one form that people's data has inside Finery, as typed conversations.
+"""Reads canonical Parquet, the one form that people's data has inside Finery: forms 1 and 2, as typed records.
 
-It refuses files of another form; judging people's own files is the work of ingest.
+It refuses files of another form, and records made for something else; judging people's own files is the work of ingest.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from finery_contracts.datasets import DataKind
 from finery_contracts.errors import DataInvalid
 
 _BATCH_ROWS = 512
 _COLUMNS = ("messages", "tools", "line")
+_ALL_COLUMNS = (*_COLUMNS, "chosen", "rejected", "label", "reward", "answer", "text", "source", "file")
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,28 +54,83 @@ class Conversation:
     tools: tuple[dict[str, Any], ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class CanonicalRecord:
+    """One record of any kind; which fields are set depends on it. ``messages`` is a preference's prompt."""
+
+    line: int
+    messages: tuple[Message, ...]
+    tools: tuple[dict[str, Any], ...] = ()
+    chosen: tuple[Message, ...] = ()
+    rejected: tuple[Message, ...] = ()
+    label: bool | None = None
+    reward: float | None = None
+    answer: str | None = None
+    text: str | None = None
+    source: str | None = None
+    file: str | None = None
+
+
 def read_conversations(path: Path, *, limit: int | None = None) -> Iterator[list[Conversation]]:
-    """The first ``limit`` records of a canonical Parquet file, in batches of at most 512.
+    """The first ``limit`` conversations of a canonical Parquet file, in batches of at most 512.
+
+    Raises DataInvalid ``canonical_file_unreadable`` when the file is not canonical Parquet, ``dataset_kind_unfit`` when
+    its records are no conversations.
+    """
+    kind = kind_of(path)
+    if kind is not DataKind.MESSAGES:
+        raise DataInvalid(
+            f"{path.name} holds records of the kind {kind}; supervised fine-tuning and evaluation need messages.",
+            code="dataset_kind_unfit",
+            param=path.name,
+        )
+    for rows in _rows(path, _COLUMNS, limit):
+        yield [conversation_of(row) for row in rows]
+
+
+def read_records(path: Path, *, limit: int | None = None) -> Iterator[list[CanonicalRecord]]:
+    """The first ``limit`` records of whatever kind, in batches of at most 512; see ``kind_of``.
 
     Raises DataInvalid ``canonical_file_unreadable`` when the file is not canonical Parquet.
     """
+    for rows in _rows(path, _ALL_COLUMNS, limit):
+        yield [_record_of(row) for row in rows]
+
+
+def kind_of(path: Path) -> DataKind:
+    """What the records are made for; form 1 knew messages alone. Raises DataInvalid ``canonical_file_unreadable``."""
+    try:
+        metadata = pq.read_schema(path).metadata or {}
+        return DataKind(metadata.get(b"finery.kind", b"messages").decode())
+    except (pa.ArrowException, OSError, ValueError) as fault:
+        raise _unreadable(path, fault) from fault
+
+
+def _rows(path: Path, columns: tuple[str, ...], limit: int | None) -> Iterator[list[dict[str, Any]]]:
     taken = 0
     try:
         with pq.ParquetFile(path) as file:
-            for batch in file.iter_batches(_BATCH_ROWS, columns=_present_columns(file)):
+            if not {"messages", "line"} <= set(file.schema_arrow.names):
+                raise ValueError("it lacks the columns messages and line")
+            present = [column for column in columns if column in file.schema_arrow.names]
+            for batch in file.iter_batches(_BATCH_ROWS, columns=present):
                 rows = batch.to_pylist()
                 if limit is not None:
                     rows = rows[: limit - taken]
                 taken += len(rows)
-                yield [conversation_of(row) for row in rows]
+                yield rows
                 if taken == limit:
                     return
-    except (pa.ArrowException, OSError, KeyError, TypeError, ValueError) as fault:
-        raise DataInvalid(
-            f"{path.name} cannot be read as canonical Parquet ({fault}); ingest the data set again.",
-            code="canonical_file_unreadable",
-            param=path.name,
-        ) from fault
+    except (pa.ArrowException, OSError, ValueError) as fault:
+        raise _unreadable(path, fault) from fault
+
+
+def _unreadable(path: Path, fault: Exception) -> DataInvalid:
+    return DataInvalid(
+        f"{path.name} cannot be read as canonical Parquet ({fault}); ingest the data set again.",
+        code="canonical_file_unreadable",
+        param=path.name,
+    )
 
 
 def conversation_of(row: dict[str, Any]) -> Conversation:
@@ -85,8 +142,16 @@ def conversation_of(row: dict[str, Any]) -> Conversation:
     )
 
 
-def _present_columns(file: pq.ParquetFile) -> list[str]:
-    return [column for column in _COLUMNS if column in file.schema_arrow.names]
+def _record_of(row: dict[str, Any]) -> CanonicalRecord:
+    conversation = conversation_of(row)
+    return CanonicalRecord(
+        line=conversation.line,
+        messages=conversation.messages,
+        tools=conversation.tools,
+        chosen=tuple(_message_of(message) for message in row.get("chosen") or ()),
+        rejected=tuple(_message_of(message) for message in row.get("rejected") or ()),
+        **{name: row.get(name) for name in ("label", "reward", "answer", "text", "source", "file")},
+    )
 
 
 def _message_of(fields: dict[str, Any]) -> Message:

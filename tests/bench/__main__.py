@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import admission, commit, hot, meter, neardup, submit, up, webhooks
+from tests.bench import admission, commit, hot, ingest, meter, neardup, submit, up, webhooks
 
 
 @dataclass(frozen=True)
@@ -73,6 +73,18 @@ def _admission() -> list[Figure]:
     ]
 
 
+def _ingest_datasets() -> list[Figure]:
+    return [Figure("ingest_vs_datasets", ingest.against_datasets(), 3, floor=True)]
+
+
+def _ingest_msgspec() -> list[Figure]:
+    return [Figure("ingest_vs_msgspec", ingest.against_msgspec(), 0.8, floor=True)]
+
+
+def _ingest_memory() -> list[Figure]:
+    return [Figure("ingest_memory_mb", ingest.memory_mb(), 600)]
+
+
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "up_ready_s": _up,
     "up_memory_mb": _up,
@@ -84,6 +96,9 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "neardup_vs_rensa": _neardup,
     "webhook_ratio": _webhook_ratio,
     "webhook_isolation": _webhook_isolation,
+    "ingest_vs_datasets": _ingest_datasets,
+    "ingest_vs_msgspec": _ingest_msgspec,
+    "ingest_memory_mb": _ingest_memory,
 }
 
 

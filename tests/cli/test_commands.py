@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import httpx
 import pytest
@@ -15,8 +15,10 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 import finery.client
+from finery.cli import datasets
 from finery.cli.app import application
 from finery.client import Finery
+from finery_contracts.datasets import DataFormat
 
 APP = application()
 AT = "2026-11-21T08:00:00Z"
@@ -200,3 +202,7 @@ def test_every_word_of_the_issue_is_a_command() -> None:
     help_text = run("--help").stdout
     for word in ("up", "demo", "tasks", "models", "datasets", "deployments", "events", "logs", "chat", "keys"):
         assert word in help_text
+
+
+def test_upload_offers_every_format_there_is() -> None:
+    assert get_args(datasets.Format) == get_args(DataFormat)

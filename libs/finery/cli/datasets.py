@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
 from finery.cli.command import Columns, Shell, command
 from finery.cli.tasks import follow
 
-group = typer.Typer(help="Datasets: upload, report, cleanse, mix, split, count, list, delete.", no_args_is_help=True)
+group = typer.Typer(
+    help="Datasets: upload, report, preview, statistics, cleanse, mix, split, count.", no_args_is_help=True
+)
 Dataset = Annotated[str, typer.Argument(help="A dataset's id or name.")]
+Format = Literal[
+    "auto", "openai", "moss", "csv", "xlsx", "alpaca", "sharegpt", "preference", "feedback", "answer", "text"
+]
+"""As contracts name them; importing them from there would make the help wait for pydantic."""
 COLUMNS: Columns = {
     "id": lambda d: d.id, "name": lambda d: d.name, "state": lambda d: d.state, "format": lambda d: d.format,
     "records": lambda d: d.records, "bad": lambda d: d.bad_records, "bytes": lambda d: f"{d.size_bytes:,}",
@@ -19,6 +25,11 @@ COLUMNS: Columns = {
 REPORT_COLUMNS: Columns = {
     "line": lambda r: r.line, "row": lambda r: r.row, "record": lambda r: r.record, "field": lambda r: r.field,
     "code": lambda r: r.code, "reason": lambda r: r.reason, "remedy": lambda r: r.remedy,
+}  # fmt: skip
+PREVIEW_COLUMNS: Columns = {
+    "line": lambda r: r.line,
+    "record": lambda r: "\n".join([*_said(r.messages), *_said(r.chosen, "+ "), *_said(r.rejected, "- ")]) or r.text,
+    "label": lambda r: r.label, "answer": lambda r: r.answer,
 }  # fmt: skip
 
 
@@ -39,11 +50,9 @@ def show(shell: Shell, dataset: Dataset) -> None:
 @command(group, "upload", example="finery datasets upload train.csv --format csv")
 def upload(
     shell: Shell,
-    file: Annotated[Path, typer.Argument(help=".json or .jsonl (OpenAI messages), or .csv.")],
+    file: Annotated[Path, typer.Argument(help=".jsonl, .json, .csv, .xlsx, .parquet, .txt; .gz, .zst, .zip.")],
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    file_format: Annotated[
-        Literal["auto", "openai", "csv"], typer.Option("--format", help="Default: detected.")
-    ] = "auto",
+    file_format: Annotated[Format, typer.Option("--format", help="Default: detected by content.")] = "auto",
     skip_bad: Annotated[bool, typer.Option(help="Leave bad records out (1 % at most) instead of failing.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until ingest has looked at it.")] = True,
 ) -> None:
@@ -66,8 +75,31 @@ def report(shell: Shell, dataset: Dataset) -> None:
         shell.many(finery.datasets.report(dataset), REPORT_COLUMNS)
 
 
+@command(group, "preview", example="finery datasets preview train.jsonl --offset 100 --limit 5")
+def preview(
+    shell: Shell,
+    dataset: Dataset,
+    offset: Annotated[int, typer.Option(min=0, help="Records before the first one shown.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=100)] = 10,
+) -> None:
+    """Show records as training sees them."""
+    with shell.finery as finery:
+        shell.many(finery.datasets.records(dataset, offset=offset, limit=limit).data, PREVIEW_COLUMNS)
+
+
+@command(group, "statistics", example="finery datasets statistics train.jsonl --json")
+def statistics(shell: Shell, dataset: Dataset) -> None:
+    """Show what a dataset holds: lengths, languages, roles, turns, duplicates."""
+    with shell.finery as finery:
+        shell.one(finery.datasets.statistics(dataset))
+
+
 @command(group, "delete", example="finery datasets delete train.jsonl")
 def delete(shell: Shell, dataset: Dataset) -> None:
     """Delete a dataset; refused while a task needs it."""
     with shell.finery as finery:
         shell.one(finery.datasets.delete(dataset))
+
+
+def _said(messages: list[dict[str, Any]] | None, mark: str = "") -> list[str]:
+    return [f"{mark}{message['role']}: {message['content']}" for message in messages or []]

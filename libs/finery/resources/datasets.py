@@ -11,7 +11,7 @@ from typing import Any, Literal
 from finery.resources.tasks import FIRST_POLL_S, LAST_POLL_S
 from finery.resources.tasks import PATH as TASKS
 from finery.transport import Page, Transport, every
-from finery_contracts.datasets import DatasetState, DatasetView
+from finery_contracts.datasets import DataFormat, DatasetState, DatasetStatistics, DatasetView, RecordPage
 from finery_contracts.jobs import BadRecord
 from finery_contracts.lineage import DatasetGraph
 from finery_contracts.tasks import NotifyChoice, TaskView
@@ -27,7 +27,7 @@ class Datasets:
         self._transport = transport
 
     def upload(
-        self, file: str | Path, *, name: str | None = None, file_format: Literal["auto", "openai", "csv"] = "auto",
+        self, file: str | Path, *, name: str | None = None, file_format: DataFormat = "auto",
         bad_records: Literal["strict", "skip"] = "strict", purpose: Literal["fine-tune", "evals"] = "fine-tune",
         notify: NotifyChoice | None = None,
     ) -> DatasetView:  # fmt: skip
@@ -104,6 +104,15 @@ class Datasets:
     def lineage(self, ref: str) -> DatasetGraph:
         """What it comes from and what came of it: datasets, tasks and models."""
         return self._transport.view(DatasetGraph, "GET", f"{PATH}/{ref}/lineage")
+
+    def records(self, ref: str, *, offset: int = 0, limit: int = 20) -> RecordPage:
+        """Up to ``limit`` records (at most 100) from the 0-based ``offset`` on; ``next`` is the next page's offset."""
+        asked = {"offset": offset, "limit": limit}
+        return self._transport.view(RecordPage, "GET", f"{PATH}/{ref}/records", params=asked)
+
+    def statistics(self, ref: str) -> DatasetStatistics:
+        """What it holds: lengths, languages, roles, turns, duplicates; as data for charts."""
+        return self._transport.view(DatasetStatistics, "GET", f"{PATH}/{ref}/statistics")
 
     def delete(self, ref: str) -> DatasetView:
         """Remove it; a name can be used again."""

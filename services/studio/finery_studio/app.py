@@ -96,7 +96,7 @@ class Studio:
         self.pools = PoolDesk(Policy(flavours=load_flavours(settings.flavours_file), default=default), self.ring)
         self.loops = Loops(self.database, self.service, self.tasks, self.models, settings, self.storage, clock)
         self.specs |= kinds.spec_makers(self.models, self.tuning, self.preparing)
-        self.outcomes |= kinds.outcomes(self.models)
+        self.outcomes |= kinds.outcomes(self.models, self.storage)
         self.web: WebServer | None = None
         self._ask = forward.Ask(self._send)
 

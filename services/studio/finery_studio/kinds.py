@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from finery_contracts.jobs import TaskKind
+from finery_kit.storage import Storage
 from finery_studio.datasets import handlers as datasets
 from finery_studio.datasets.preparing import PreparingDesk, on_prepare_ended
 from finery_studio.models.handlers import ModelDesk
@@ -24,10 +27,10 @@ def spec_makers(models: ModelDesk, tuning: TuningDesk, preparing: PreparingDesk)
     }
 
 
-def outcomes(models: ModelDesk) -> dict[TaskKind, Outcome]:
+def outcomes(models: ModelDesk, storage: Storage) -> dict[TaskKind, Outcome]:
     """By kind."""
     return {
-        TaskKind.INGEST: datasets.on_ingest_ended,
+        TaskKind.INGEST: partial(datasets.on_ingest_ended, storage=storage),
         TaskKind.PREPARE: on_prepare_ended,
         TaskKind.COUNT: lambda tx, task: {},
         TaskKind.IMPORT: models.on_import_ended,

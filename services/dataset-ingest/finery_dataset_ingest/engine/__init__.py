@@ -1,1 +1,1 @@
-"""The ingest program. It needs pyarrow alone, starts in a fraction of a second, and treats every byte as hostile."""
+"""The ingest program. It needs no torch, starts in a fraction of a second, and treats every byte as hostile."""

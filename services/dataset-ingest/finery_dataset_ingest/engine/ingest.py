@@ -1,7 +1,7 @@
 """Ingests a file of people's data: ``python -m finery_dataset_ingest.engine.ingest JOB_DIR``, spec IngestSpec.
 
-Streams the file once, reports every bad record with its place and remedy, writes canonical Parquet. Nothing is
-published of a file that fails: out/ then holds the report alone.
+Streams it once, reports every bad record with its place and remedy, writes canonical Parquet. Nothing is published of
+an upload that fails: out/ then holds the report alone.
 """
 
 from __future__ import annotations
@@ -12,39 +12,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import BinaryIO, TextIO
+
+import pyarrow as pa
 
 from finery_contracts.errors import DataInvalid, InvalidRequest, TooLarge
-from finery_contracts.jobs import BadRecord, IngestOutput, IngestSpec, Phase
-from finery_dataset_ingest.engine.canonical import CanonicalWriter
+from finery_contracts.jobs import IngestOutput, IngestSpec, Phase
+from finery_dataset_ingest.engine.canonical import CanonicalWriter, batch_of
+from finery_dataset_ingest.engine.containers import DataFile, Gauge, files_of
 from finery_dataset_ingest.engine.detection import Format, choose_format
-from finery_dataset_ingest.engine.samples import Fault, FileUnreadable, Flawed, Sample
+from finery_dataset_ingest.engine.faults import Faults
+from finery_dataset_ingest.engine.limits import limited_memory
+from finery_dataset_ingest.engine.samples import MAX_RECORD, FileUnreadable, Flawed, Sample
 from finery_dataset_ingest.engine.statistics import Tally
 from finery_ml.job import JobFolder, Terminated, run, write_atomically
 
-_ERRORS_KEPT = 1_000
 _RECORDS_BETWEEN_REPORTS = 5_000
+_BATCH_RECORDS, _BATCH_CHARACTERS = 2_000, MAX_RECORD
 _FEW_SAMPLES = 2_000
 """Under so many samples tuning rarely generalises (SPEC DS9)."""
-
-
-@dataclass
-class _Faults:
-    """The bad records so far: all of them in the report file, the first thousand in memory."""
-
-    filename: str
-    report: TextIO
-    records: int = 0
-    first: list[BadRecord] = field(default_factory=list)
-    unreadable: Fault | None = None
-
-    def add(self, flawed: Flawed) -> None:
-        self.records += 1
-        for fault in flawed.faults:
-            bad = fault.as_record(self.filename)
-            self.report.write(bad.model_dump_json(exclude_none=True) + "\n")
-            if len(self.first) < _ERRORS_KEPT:
-                self.first.append(bad)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -60,22 +45,30 @@ def ingest(work: JobFolder) -> IngestOutput:
     source = Path(spec.source)
     _check_source(source, spec)
     work.progress(phase=Phase.RUNNING, total=source.stat().st_size, message=f"reading {spec.filename}")
-    tally = Tally()
-    writer = CanonicalWriter(work.out / "records.parquet")
+    with limited_memory(spec.filename), _collector_at_rest():
+        gauge = Gauge()
+        files = files_of(source, spec.filename, max_bytes=spec.max_bytes, gauge=gauge)
+        return _ingest_files(work, spec, files, gauge)
+
+
+def _ingest_files(work: JobFolder, spec: IngestSpec, files: list[DataFile], gauge: Gauge) -> IngestOutput:
+    chosen = choose_format(files[0], stated=spec.format)
+    writer = CanonicalWriter(work.out / "records.parquet", chosen.kind)
     try:
-        with source.open("rb") as file, (work.out / "report.jsonl").open("w", encoding="utf-8") as report:
-            chosen = choose_format(file, stated=spec.format, filename=spec.filename)
-            faults = _Faults(spec.filename, report)
-            with work.span("read", format=chosen.name) as facts, _collector_at_rest():
-                _stream(work, file, chosen, writer=writer, tally=tally, faults=faults)
-                facts.update(records=tally.records, bad_records=faults.records)
-        _judge(spec, tally, faults)
+        with (work.out / "report.jsonl").open("w", encoding="utf-8") as report:
+            flow = _Flow(work, writer, Tally(), Faults(report), gauge, Path(spec.source).stat().st_size)
+            with work.span("read", format=chosen.name) as facts:
+                flow.all_of(files, chosen, spec.format)
+                facts.update(records=flow.tally.records, bad_records=flow.faults.records)
+        flow.faults.judge(spec, flow.tally.records)
         digest = writer.publish()
     finally:
         writer.discard()
-    write_atomically(work.out / "stats.json", tally.as_statistics().model_dump_json(indent=1))
+    tally, faults = flow.tally, flow.faults
+    write_atomically(work.out / "stats.json", tally.as_statistics(chosen.kind).model_dump_json(indent=1))
     return IngestOutput(
         format=chosen.name,
+        data_kind=chosen.kind,
         records=tally.records,
         bad_records=faults.records,
         errors=faults.first,
@@ -97,33 +90,87 @@ def _check_source(source: Path, spec: IngestSpec) -> None:
             code="file_too_large",
             param=spec.filename,
         )
+    if size == 0:
+        raise DataInvalid(f"{spec.filename} is empty; add records.", code="dataset_empty", param=spec.filename)
 
 
-def _stream(
-    work: JobFolder,
-    file: BinaryIO,
-    chosen: Format,
-    *,
-    writer: CanonicalWriter,
-    tally: Tally,
-    faults: _Faults,
-) -> None:
-    """Every record to the writer or to the report; a file that cannot be read further is remembered."""
-    total = Path(file.name).stat().st_size
-    try:
-        for count, record in enumerate(chosen.read(file), start=1):
+@dataclass
+class _Flow:
+    """Records on their way: the good ones to file and counts, the bad ones to the report."""
+
+    work: JobFolder
+    writer: CanonicalWriter
+    tally: Tally
+    faults: Faults
+    gauge: Gauge
+    total_bytes: int
+    _samples: list[Sample] = field(default_factory=list)
+    _characters: int = 0
+    _told_at: int = 0
+
+    def all_of(self, files: list[DataFile], first: Format, stated: str) -> None:
+        """File by file; what cannot be read any further ends it, and is remembered."""
+        for number, file in enumerate(files):
+            chosen = first if number == 0 else choose_format(file, stated=stated)
+            if chosen.name != first.name:
+                raise DataInvalid(
+                    f"{file.name} is of the format {chosen.name}, but {files[0].name} is of the format {first.name}; "
+                    "upload files of different formats one by one.",
+                    code="format_mismatch",
+                    param=file.name,
+                )
+            try:
+                self._records_of(chosen, file)
+                self._flush(file.inner)
+            except FileUnreadable as broken:
+                self.faults.unreadable = True
+                self.faults.add(Flawed((broken.fault,)), file.name)
+                return
+
+    def _records_of(self, chosen: Format, file: DataFile) -> None:
+        for record in chosen.read():
             if isinstance(record, Sample):
-                writer.add(record)
-                tally.add(record)
+                self._take(record, file.inner)
+            elif isinstance(record, pa.RecordBatch):
+                self._flush(file.inner)
+                self._emit(_named(record, file.inner))
             else:
-                faults.add(record)
-            if count % _RECORDS_BETWEEN_REPORTS == 0:
-                if work.stop_requested.is_set():
-                    raise Terminated
-                work.progress(step=file.tell(), total=total, metrics={"records": count, "bad_records": faults.records})
-    except FileUnreadable as broken:
-        faults.add(Flawed((broken.fault,)))
-        faults.unreadable = broken.fault
+                self.faults.add(record, file.name)
+            if self.tally.records + len(self._samples) + self.faults.records >= self._told_at:
+                self._tell()
+
+    def _take(self, sample: Sample, inner: str | None) -> None:
+        self._samples.append(sample)
+        if sample.ignored_keys:
+            self.tally.ignore(sample.ignored_keys)
+        self._characters += len(sample.text or "") + sum(len(turn.content) for turn in sample.turns)
+        if len(self._samples) >= _BATCH_RECORDS or self._characters >= _BATCH_CHARACTERS:
+            self._flush(inner)
+
+    def _flush(self, inner: str | None) -> None:
+        if self._samples:
+            self._emit(batch_of(self._samples, file=inner))
+            self._samples, self._characters = [], 0
+
+    def _emit(self, batch: pa.RecordBatch) -> None:
+        self.writer.add(batch)
+        self.tally.add(batch)
+
+    def _tell(self) -> None:
+        """Say how far it is; leave when asked to."""
+        count = self.tally.records + len(self._samples)
+        if self.work.stop_requested.is_set():
+            raise Terminated
+        self._told_at = count + self.faults.records + _RECORDS_BETWEEN_REPORTS
+        metrics: dict[str, float] = {"records": count, "bad_records": self.faults.records}
+        self.work.progress(step=self.gauge.position(), total=self.total_bytes, metrics=metrics)
+
+
+def _named(batch: pa.RecordBatch, inner: str | None) -> pa.RecordBatch:
+    if inner is None:
+        return batch
+    at = batch.schema.get_field_index("file")
+    return batch.set_column(at, batch.schema.field(at), pa.repeat(pa.scalar(inner, pa.string()), batch.num_rows))
 
 
 @contextmanager
@@ -138,37 +185,7 @@ def _collector_at_rest() -> Iterator[None]:
             gc.enable()
 
 
-def _judge(spec: IngestSpec, tally: Tally, faults: _Faults) -> None:
-    """Raise DataInvalid ``invalid_training_file`` or ``dataset_empty`` unless the file may be published."""
-    every = tally.records + faults.records
-    share = faults.records / every if every else 0.0
-    if faults.unreadable is not None:
-        raise _failure(faults, "the file cannot be read any further, so no bad record can be skipped")
-    if faults.records and spec.bad_records == "strict":
-        raise _failure(faults, "correct them, or choose to skip bad records")
-    if share > spec.bad_ceiling:
-        raise _failure(
-            faults, f"that is {share:.1%} of {every}, more than the {spec.bad_ceiling:.1%} that may be skipped"
-        )
-    if tally.records == 0:
-        raise DataInvalid(f"{spec.filename} holds no records; add some.", code="dataset_empty", param=spec.filename)
-
-
-def _failure(faults: _Faults, consequence: str) -> DataInvalid:
-    first = faults.first[0]
-    place = next(
-        (f"{name} {value}" for name in ("record", "row", "line") if (value := getattr(first, name))), first.file
-    )
-    records = "1 bad record" if faults.records == 1 else f"{faults.records} bad records"
-    return DataInvalid(
-        f"{place}: {first.reason}; {first.remedy}. {records} in all: {consequence}.",
-        code="invalid_training_file",
-        param=place,
-        details=[bad.model_dump(exclude_none=True) for bad in faults.first],
-    )
-
-
-def _warnings(tally: Tally, faults: _Faults) -> list[str]:
+def _warnings(tally: Tally, faults: Faults) -> list[str]:
     warnings = []
     if tally.records < _FEW_SAMPLES:
         warnings.append(f"There are {tally.records} samples; under {_FEW_SAMPLES} a tuned model rarely generalises.")
@@ -176,7 +193,7 @@ def _warnings(tally: Tally, faults: _Faults) -> list[str]:
         warnings.append(f"{faults.records} bad records were skipped; the report names them.")
     if tally.ignored_keys:
         named = ", ".join(f"{key[:60]} ({count})" for key, count in sorted(tally.ignored_keys.items())[:10])
-        warnings.append(f"Keys beside messages and tools were ignored: {named}.")
+        warnings.append(f"Keys that the format does not know were ignored: {named}.")
     return warnings
 
 

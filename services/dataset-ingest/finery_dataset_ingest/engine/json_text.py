@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from finery_dataset_ingest.engine.lines import BOM, not_utf8
+from finery_dataset_ingest.engine.lines import BOM, not_utf8, read_lines
 from finery_dataset_ingest.engine.samples import MAX_RECORD, Fault, FileUnreadable, Place
 
 _CHUNK_BYTES = 2**20
@@ -77,6 +77,28 @@ def read_array(file: BinaryIO) -> Iterator[tuple[Place, Any]]:
                 break
     if window.peek():
         raise FileUnreadable(_invalid(window.place, ValueError("there is text behind the closing ]")))
+
+
+def read_lines_of_json(file: BinaryIO) -> Iterator[tuple[Place, Any]]:
+    """One value a line, empty lines skipped; a line that is none comes as its Fault."""
+    for line in read_lines(file):
+        place = Place(line=line.number)
+        if line.fault is not None:
+            yield place, line.fault
+        elif text := line.text.strip():
+            yield place, parse(text, place)
+
+
+def read_stream(file: BinaryIO) -> Iterator[tuple[Place, Any]]:
+    """Values one behind the other, each over as many lines as it likes, as pretty-printing leaves them.
+
+    Raises FileUnreadable where the text is no JSON any more.
+    """
+    window = _Window(file)
+    while window.peek():
+        window.record += 1
+        place = window.place
+        yield place, window.element()
 
 
 class _Window:

@@ -26,7 +26,7 @@ def read_lines(file: BinaryIO) -> Iterator[Line]:
         if number == 1:
             raw = raw.removeprefix(BOM)
         if len(raw) > MAX_RECORD:
-            _skip_rest(file, raw)
+            skip_rest(file, raw)
             yield Line(number, "", _too_long(number))
             continue
         try:
@@ -54,6 +54,7 @@ def _too_long(line: int) -> Fault:
     )
 
 
-def _skip_rest(file: BinaryIO, raw: bytes) -> None:
+def skip_rest(file: BinaryIO, raw: bytes) -> None:
+    """Read on to the end of the line that ``raw`` is the beginning of."""
     while raw and not raw.endswith(b"\n"):
         raw = file.readline(MAX_RECORD)

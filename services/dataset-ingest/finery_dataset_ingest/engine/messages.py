@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from finery_dataset_ingest.engine.samples import Fault, Flawed, Place, Sample, Turn
+from finery_dataset_ingest.engine.samples import Fault, Flawed, Place, Sample, Turn, Wrong
 
 MAX_MESSAGES = 2_048
 MAX_TOOLS = 128
@@ -30,33 +30,18 @@ _PLAIN_ROLES = frozenset({"system", "user", "assistant"})
 _SPEAKERS = ("user", "assistant")
 
 
-class _Wrong(Exception):
-    """One fault, on its way up to its message."""
-
-    def __init__(self, field: str, code: str, *, reason: str, remedy: str) -> None:
-        super().__init__(reason)
-        self.field, self.code, self.reason, self.remedy = field, code, reason, remedy
-
-    def at(self, place: Place) -> Fault:
-        return Fault(place, code=self.code, field=self.field, reason=self.reason, remedy=self.remedy)
-
-
 def sample_of(record: Any, place: Place) -> Sample | Flawed:
     """The record as a sample, or up to 20 faults, each with its field."""
     faults: list[Fault] = []
     turns: list[Turn] = []
     tools = None
     try:
-        messages = _messages_of(record)
-        for index, message in enumerate(messages):
-            try:
-                turns.append(_plain_turn(message) or _turn_of(message, f"messages[{index}]"))
-            except _Wrong as wrong:
-                faults.append(wrong.at(place))
-        tools = _tools_of(record.get("tools"))
+        turns, wrongs = turns_of(_messages_of(record), "messages")
+        faults += [wrong.at(place) for wrong in wrongs]
+        tools = tools_of(record.get("tools"))
         if not faults:
-            _check_order(turns)
-    except _Wrong as wrong:
+            check_order(turns, "messages")
+    except Wrong as wrong:
         faults.append(wrong.at(place))
     if faults:
         return Flawed(tuple(faults[:_MAX_FAULTS]))
@@ -64,26 +49,35 @@ def sample_of(record: Any, place: Place) -> Sample | Flawed:
     return Sample(place, tuple(turns), tools, ignored)
 
 
-def _messages_of(record: Any) -> list[Any]:
-    if not isinstance(record, dict):
-        reason, remedy = f"the record is {_kind(record)}, not an object", 'write {"messages": […]} for each record'
-        raise _Wrong("", "not_an_object", reason=reason, remedy=remedy)
-    if "messages" not in record:
-        keys = ", ".join(sorted(map(str, record))[:8]) or "none"
-        raise _Wrong(
-            "messages",
-            "messages_missing",
-            reason=f"the record has no messages; its keys: {keys[:200]}",
-            remedy='write {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}',
-        )
-    messages = record["messages"]
+def turns_of(messages: Any, field: str) -> tuple[list[Turn], list[Wrong]]:
+    """Each message as a turn, and what is wrong with the others; raises Wrong when it is no list of messages."""
     if not isinstance(messages, list) or not messages:
-        reason = f"messages is {'an empty list' if messages == [] else _kind(messages)}"
-        raise _Wrong("messages", "messages_not_a_list", reason=reason, remedy="give a list of at least two messages")
+        reason = f"{field} is {'an empty list' if messages == [] else kind_of(messages)}"
+        raise Wrong(field, f"{field}_not_a_list", reason=reason, remedy="give a list of messages with role and content")
     if len(messages) > MAX_MESSAGES:
         reason = f"there are {len(messages)} messages; at most {MAX_MESSAGES} are read"
-        raise _Wrong("messages", "too_many_messages", reason=reason, remedy="split the conversation")
-    return messages
+        raise Wrong(field, "too_many_messages", reason=reason, remedy="split the conversation")
+    turns, wrongs = [], []
+    for index, message in enumerate(messages):
+        try:
+            turns.append(_plain_turn(message) or _turn_of(message, f"{field}[{index}]"))
+        except Wrong as wrong:
+            wrongs.append(wrong)
+    return turns, wrongs
+
+
+def _messages_of(record: Any) -> Any:
+    if not isinstance(record, dict):
+        reason, remedy = f"the record is {kind_of(record)}, not an object", 'write {"messages": […]} for each record'
+        raise Wrong("", "not_an_object", reason=reason, remedy=remedy)
+    if "messages" not in record:
+        raise Wrong(
+            "messages",
+            "messages_missing",
+            reason=f"the record has no messages; its keys: {keys_of(record)}",
+            remedy='write {"messages": [{"role": "user", "content": …}, {"role": "assistant", "content": …}]}',
+        )
+    return record["messages"]
 
 
 def _plain_turn(message: Any) -> Turn | None:
@@ -98,8 +92,8 @@ def _plain_turn(message: Any) -> Turn | None:
 
 def _turn_of(message: Any, field: str) -> Turn:
     if not isinstance(message, dict):
-        reason = f"{field} is {_kind(message)}, not an object"
-        raise _Wrong(field, "message_not_an_object", reason=reason, remedy="write role and content as an object")
+        reason = f"{field} is {kind_of(message)}, not an object"
+        raise Wrong(field, "message_not_an_object", reason=reason, remedy="write role and content as an object")
     role = _role_of(message, field)
     _check_keys(message, role, field)
     calls = _tool_calls_of(message.get("tool_calls"), f"{field}.tool_calls")
@@ -117,9 +111,9 @@ def _role_of(message: dict[str, Any], field: str) -> str:
     role = message.get("role")
     if isinstance(role, str) and role in _ROLES:
         return _ROLES[role]
-    reason = f"{field}.role is {_shown(role)}" if "role" in message else f"{field}.role is missing"
+    reason = f"{field}.role is {shown(role)}" if "role" in message else f"{field}.role is missing"
     remedy = "use system, developer, user, assistant or tool"
-    raise _Wrong(f"{field}.role", "role_unknown", reason=reason, remedy=remedy)
+    raise Wrong(f"{field}.role", "role_unknown", reason=reason, remedy=remedy)
 
 
 def _check_keys(message: dict[str, Any], role: str, field: str) -> None:
@@ -127,11 +121,11 @@ def _check_keys(message: dict[str, Any], role: str, field: str) -> None:
         if key not in _KEYS[role]:
             reason = f"{field} ({role}) has the unknown key {key[:100]!r}"
             remedy = f"remove it; known are {', '.join(sorted(_KEYS[role] - set(_MUST_BE_NULL)))}"
-            raise _Wrong(f"{field}.{key[:100]}", "unknown_key", reason=reason, remedy=remedy)
+            raise Wrong(f"{field}.{key[:100]}", "unknown_key", reason=reason, remedy=remedy)
     for key in _MUST_BE_NULL:
         if message.get(key) is not None:
             reason = f"{field}.{key} is set, which training does not use"
-            raise _Wrong(f"{field}.{key}", "key_not_supported", reason=reason, remedy="remove it or set it to null")
+            raise Wrong(f"{field}.{key}", "key_not_supported", reason=reason, remedy="remove it or set it to null")
 
 
 def _content_of(message: dict[str, Any], role: str, field: str, *, may_be_null: bool = False) -> str:
@@ -141,20 +135,20 @@ def _content_of(message: dict[str, Any], role: str, field: str, *, may_be_null: 
     if isinstance(content, list):
         content = "".join(_part_of(part, f"{where}[{index}]") for index, part in enumerate(content))
     if not isinstance(content, str):
-        reason = f"{where} is {_kind(content)}" if "content" in message else f"{where} is missing"
-        raise _Wrong(where, "content_wrong_type", reason=reason, remedy="give a text, or a list of text parts")
+        reason = f"{where} is {kind_of(content)}" if "content" in message else f"{where} is missing"
+        raise Wrong(where, "content_wrong_type", reason=reason, remedy="give a text, or a list of text parts")
     if not may_be_null and role in _SPEAKERS and (not content or content.isspace()):
-        raise _Wrong(where, "content_empty", reason=f"{where} is empty", remedy="write a text or remove the record")
-    _check_encodable(content, where)
+        raise Wrong(where, "content_empty", reason=f"{where} is empty", remedy="write a text or remove the record")
+    check_encodable(content, where)
     return content
 
 
 def _part_of(part: Any, where: str) -> str:
     if isinstance(part, dict) and part.get("type") == "text" and isinstance(part.get("text"), str):
         return part["text"]
-    shown = _shown(part.get("type")) if isinstance(part, dict) else _kind(part)
-    reason, remedy = f"{where} is no text part ({shown})", 'use {"type": "text", "text": …} only'
-    raise _Wrong(where, "content_part_not_supported", reason=reason, remedy=remedy)
+    found = shown(part.get("type")) if isinstance(part, dict) else kind_of(part)
+    reason, remedy = f"{where} is no text part ({found})", 'use {"type": "text", "text": …} only'
+    raise Wrong(where, "content_part_not_supported", reason=reason, remedy=remedy)
 
 
 def _tool_calls_of(calls: Any, where: str) -> str | None:
@@ -162,7 +156,7 @@ def _tool_calls_of(calls: Any, where: str) -> str | None:
         return None
     if not isinstance(calls, list) or not calls or len(calls) > MAX_TOOLS:
         reason, remedy = f"{where} is no list of 1 to {MAX_TOOLS} calls", "list the calls, or leave the key out"
-        raise _Wrong(where, "tool_calls_invalid", reason=reason, remedy=remedy)
+        raise Wrong(where, "tool_calls_invalid", reason=reason, remedy=remedy)
     for index, call in enumerate(calls):
         _check_call(call, f"{where}[{index}]")
     return _dumped(calls, where)
@@ -172,17 +166,17 @@ def _check_call(call: Any, where: str) -> None:
     remedy = 'write {"id": …, "type": "function", "function": {"name": …, "arguments": "<JSON text>"}}'
     function = call.get("function") if isinstance(call, dict) else None
     if not isinstance(function, dict) or call.get("type") != "function" or not _is_text(call.get("id")):
-        raise _Wrong(where, "tool_calls_invalid", reason=f"{where} lacks id, type or function", remedy=remedy)
+        raise Wrong(where, "tool_calls_invalid", reason=f"{where} lacks id, type or function", remedy=remedy)
     if not _is_text(function.get("name")):
         reason = f"{where}.function.name is missing"
-        raise _Wrong(f"{where}.function.name", "tool_calls_invalid", reason=reason, remedy=remedy)
+        raise Wrong(f"{where}.function.name", "tool_calls_invalid", reason=reason, remedy=remedy)
     try:
         arguments = json.loads(function.get("arguments"))
     except (TypeError, ValueError, RecursionError):
         arguments = None
     if not isinstance(arguments, dict):
         reason = f"{where}.function.arguments is no JSON text of an object"
-        raise _Wrong(f"{where}.function.arguments", "tool_calls_invalid", reason=reason, remedy=remedy)
+        raise Wrong(f"{where}.function.arguments", "tool_calls_invalid", reason=reason, remedy=remedy)
 
 
 def _tool_call_id_of(message: dict[str, Any], role: str, field: str) -> str | None:
@@ -190,54 +184,59 @@ def _tool_call_id_of(message: dict[str, Any], role: str, field: str) -> str | No
         return None
     value = message.get("tool_call_id")
     if _is_text(value):
-        _check_encodable(value, f"{field}.tool_call_id")
+        check_encodable(value, f"{field}.tool_call_id")
         return value
     where, remedy = f"{field}.tool_call_id", "give the id of the call that this message answers"
-    raise _Wrong(where, "tool_call_id_missing", reason=f"{where} is missing", remedy=remedy)
+    raise Wrong(where, "tool_call_id_missing", reason=f"{where} is missing", remedy=remedy)
 
 
 def _weight_of(weight: Any, where: str) -> int | None:
     if weight is None or (type(weight) is int and weight in (0, 1)):
         return weight
-    raise _Wrong(where, "weight_invalid", reason=f"{where} is {_shown(weight)}", remedy="use 0 or 1")
+    raise Wrong(where, "weight_invalid", reason=f"{where} is {shown(weight)}", remedy="use 0 or 1")
 
 
-def _tools_of(tools: Any) -> str | None:
+def tools_of(tools: Any) -> str | None:
     if tools is None:
         return None
     if not isinstance(tools, list) or len(tools) > MAX_TOOLS:
         reason = f"tools is no list of up to {MAX_TOOLS} tools"
-        raise _Wrong("tools", "tools_invalid", reason=reason, remedy="list the tools, or leave the key out")
+        raise Wrong("tools", "tools_invalid", reason=reason, remedy="list the tools, or leave the key out")
     for index, tool in enumerate(tools):
         function = tool.get("function") if isinstance(tool, dict) else None
         if not isinstance(function, dict) or tool.get("type") != "function" or not _is_text(function.get("name")):
             where, remedy = f"tools[{index}]", 'write {"type": "function", "function": {"name": …, "parameters": …}}'
-            raise _Wrong(where, "tools_invalid", reason=f"{where} lacks type, function or a name", remedy=remedy)
+            raise Wrong(where, "tools_invalid", reason=f"{where} lacks type, function or a name", remedy=remedy)
     return _dumped(tools, "tools") if tools else None
 
 
-def _check_order(turns: list[Turn]) -> None:
+def check_order(turns: list[Turn], field: str) -> None:
     """An answer stands last and trains; a tool's message answers a call made before it."""
     roles = [turn.role for turn in turns]
     if "assistant" not in roles:
         remedy = "end the conversation with the answer that is to be learned"
-        raise _Wrong("messages", "assistant_missing", reason="no message is from the assistant", remedy=remedy)
+        raise Wrong(field, "assistant_missing", reason="no message is from the assistant", remedy=remedy)
     last = len(turns) - 1
     if roles[last] != "assistant":
-        where = f"messages[{last}].role"
+        where = f"{field}[{last}].role"
         reason = f"the last message is from {roles[last]}, not from the assistant"
-        raise _Wrong(where, "last_message_not_assistant", reason=reason, remedy="end the conversation with an answer")
+        raise Wrong(where, "last_message_not_assistant", reason=reason, remedy="end the conversation with an answer")
     if turns[last].weight == 0 and all(turn.weight == 0 for turn in turns if turn.role == "assistant"):
         reason = "every answer has weight 0, so nothing trains"
-        raise _Wrong("messages", "nothing_trains", reason=reason, remedy="give the answer to be learned weight 1")
-    if "tool" not in roles:
+        raise Wrong(field, "nothing_trains", reason=reason, remedy="give the answer to be learned weight 1")
+    check_tools(turns, field)
+
+
+def check_tools(turns: list[Turn], field: str) -> None:
+    """A tool's message answers a call made before it."""
+    if not any(turn.role == "tool" for turn in turns):
         return
     called: set[str] = set()
     for index, turn in enumerate(turns):
         called |= set(_ids_of(turn))
         if turn.role == "tool" and turn.tool_call_id not in called:
-            where, remedy = f"messages[{index}].tool_call_id", "put the assistant's message with the call before it"
-            raise _Wrong(where, "tool_call_unknown", reason=f"{where} names no call made before", remedy=remedy)
+            where, remedy = f"{field}[{index}].tool_call_id", "put the assistant's message with the call before it"
+            raise Wrong(where, "tool_call_unknown", reason=f"{where} names no call made before", remedy=remedy)
 
 
 def _ids_of(turn: Turn) -> Iterator[str]:
@@ -249,18 +248,18 @@ def _text_or_none(value: Any, where: str) -> str | None:
     if value is None:
         return None
     if not _is_text(value):
-        raise _Wrong(where, "name_invalid", reason=f"{where} is {_shown(value)}", remedy="give a text, or leave it out")
-    _check_encodable(value, where)
+        raise Wrong(where, "name_invalid", reason=f"{where} is {shown(value)}", remedy="give a text, or leave it out")
+    check_encodable(value, where)
     return value
 
 
 def _dumped(value: Any, where: str) -> str:
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    _check_encodable(text, where)
+    check_encodable(text, where)
     return text
 
 
-def _check_encodable(text: str, where: str) -> None:
+def check_encodable(text: str, where: str) -> None:
     """Half of a surrogate pair is valid JSON, but no text."""
     if text.isascii():
         return
@@ -269,18 +268,20 @@ def _check_encodable(text: str, where: str) -> None:
     except UnicodeEncodeError as fault:
         reason = f"{where} holds half of a surrogate pair (\\u{ord(text[fault.start]):04x})"
         remedy = "write the whole character"
-        raise _Wrong(where, "text_not_unicode", reason=reason, remedy=remedy) from fault
+        raise Wrong(where, "text_not_unicode", reason=reason, remedy=remedy) from fault
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str) and bool(value.strip())
 
 
-def _shown(value: Any) -> str:
-    return repr(value)[:60] if isinstance(value, str | int | float | bool) else _kind(value)
+def shown(value: Any) -> str:
+    """A value as a reason may show it."""
+    return repr(value)[:60] if isinstance(value, str | int | float | bool) else kind_of(value)
 
 
-def _kind(value: Any) -> str:
+def kind_of(value: Any) -> str:
+    """A value's kind in words."""
     names = {
         type(None): "null",
         bool: "a truth value",
@@ -290,3 +291,8 @@ def _kind(value: Any) -> str:
         list: "a list",
     }
     return names.get(type(value), "an object")
+
+
+def keys_of(record: dict[str, Any]) -> str:
+    """The names in a record, as a reason may show them."""
+    return (", ".join(sorted(map(str, record))[:8]) or "none")[:200]

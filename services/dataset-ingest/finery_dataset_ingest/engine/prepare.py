@@ -17,16 +17,17 @@ import pyarrow as pa
 from pydantic import TypeAdapter
 
 from finery_contracts.cleansing import Contamination, Length
+from finery_contracts.datasets import DataKind
 from finery_contracts.errors import DataInvalid, InvalidRequest
 from finery_contracts.jobs import Phase
 from finery_contracts.preparing import PrepareOutput, PrepareSource, PrepareSpec, SourceUsed, StepReport
 from finery_dataset_ingest.engine.chain import Made, run_chain
-from finery_dataset_ingest.engine.samples import Place, Sample, Turn
+from finery_dataset_ingest.engine.samples import Turn
 from finery_dataset_ingest.engine.statistics import Tally
 from finery_dataset_ingest.engine.steps.contamination import EvaluationIndex, build_index
 from finery_dataset_ingest.engine.steps.lengths import CountTokens
 from finery_dataset_ingest.engine.steps.table import Ground
-from finery_dataset_ingest.engine.tables import BATCH_RECORDS, Source, TableWriter, open_source, rows_of
+from finery_dataset_ingest.engine.tables import BATCH_RECORDS, Source, TableWriter, open_source
 from finery_ml.job import JobFolder, Terminated, run, write_atomically
 
 _FEW_SAMPLES = 2_000
@@ -81,7 +82,7 @@ def _write(work: JobFolder, made: Made, holds: str) -> _Written:
     try:
         for batch in made.train:
             writers["records"].add(batch)
-            _count(batch, tally)
+            tally.add(batch)
         if made.validation is not None:
             writers["validation"] = TableWriter(work.out / "validation.parquet", holds=holds)
             for batch in made.validation.batches():
@@ -99,7 +100,7 @@ def _write(work: JobFolder, made: Made, holds: str) -> _Written:
     written.records = writers["records"].records
     written.validation = writers["validation"].records if "validation" in writers else 0
     written.characters = tally.characters.total()
-    write_atomically(work.out / "stats.json", tally.as_statistics().model_dump_json(indent=1))
+    write_atomically(work.out / "stats.json", tally.as_statistics(DataKind(holds)).model_dump_json(indent=1))
     return written
 
 
@@ -194,15 +195,6 @@ def _watched(batches: Iterable[pa.RecordBatch], pulse: _Pulse) -> Iterator[pa.Re
     for batch in batches:
         pulse.read += batch.num_rows
         yield batch
-
-
-def _count(batch: pa.RecordBatch, tally: Tally) -> None:
-    for row in rows_of(batch):
-        turns = [*row["messages"], *(row["chosen"] or ()), *(row["rejected"] or ())]
-        if row["text"] is not None:
-            turns.append({"role": "text", "content": row["text"]})
-        made = tuple(Turn(**{name: turn.get(name) for name in _TURN_FIELDS}) for turn in turns)
-        tally.add(Sample(Place(line=row["line"]), made or (Turn("text", ""),), row["tools"]))
 
 
 def _culprit(reports: list[StepReport]) -> str:

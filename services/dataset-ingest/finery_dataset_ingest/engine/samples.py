@@ -69,12 +69,17 @@ class Turn(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A good record; ``tools`` is JSON text."""
+    """A good record in canonical form; which fields are set depends on its kind. ``tools`` is JSON text."""
 
     place: Place
     turns: tuple[Turn, ...]
     tools: str | None = None
     ignored_keys: tuple[str, ...] = ()
+    chosen: tuple[Turn, ...] | None = None
+    rejected: tuple[Turn, ...] | None = None
+    label: bool | None = None
+    answer: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,3 +95,15 @@ class FileUnreadable(Exception):
     def __init__(self, fault: Fault) -> None:
         super().__init__(fault.reason)
         self.fault = fault
+
+
+class Wrong(Exception):
+    """One fault of a record, on its way up to its place."""
+
+    def __init__(self, field: str, code: str, *, reason: str, remedy: str) -> None:
+        super().__init__(reason)
+        self.field, self.code, self.reason, self.remedy = field, code, reason, remedy
+
+    def at(self, place: Place) -> Fault:
+        """The fault of a record at this place."""
+        return Fault(place, code=self.code, field=self.field, reason=self.reason, remedy=self.remedy)

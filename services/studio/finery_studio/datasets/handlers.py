@@ -10,6 +10,7 @@ from pydantic import Field
 
 from finery_contracts.access import Actor
 from finery_contracts.datasets import (
+    DataFormat,
     DatasetDeleted,
     DatasetReady,
     DatasetRejected,
@@ -23,7 +24,7 @@ from finery_contracts.jobs import IngestOutput, IngestSpec, TaskKind
 from finery_contracts.options import TaskOptions
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
-from finery_kit.storage import Blob
+from finery_kit.storage import Blob, Storage
 from finery_studio.datasets import store
 from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, SpecMaker, submit
@@ -51,7 +52,7 @@ class IngestRequest(TaskOptions):
 
     kind: Literal["ingest"]
     dataset: str = Field(description="id or name of the dataset whose bytes are read")
-    format: Literal["auto", "openai", "csv"] = "auto"
+    format: DataFormat = "auto"
     bad_records: Literal["strict", "skip"] = "strict"
     bad_ceiling: float = Field(default=0.01, ge=0, le=1)
 
@@ -111,8 +112,8 @@ def ingest_spec(tx: Transaction, task: TaskView) -> IngestSpec:
     return IngestSpec.model_validate({**request, "source": store.blob_of(tx.session, task.request["dataset"])})
 
 
-def on_ingest_ended(tx: Transaction, task: TaskView) -> dict[str, str]:
-    """The dataset is ready, or rejected with the report."""
+def on_ingest_ended(tx: Transaction, task: TaskView, *, storage: Storage) -> dict[str, str]:
+    """The dataset is ready, or rejected with the report; content that is there already is not kept twice."""
     row = tx.session.get(store.DatasetRow, task.request["dataset"], with_for_update=True, populate_existing=True)
     if row is None or row.state != DatasetState.UPLOADED:
         return {}
@@ -120,10 +121,15 @@ def on_ingest_ended(tx: Transaction, task: TaskView) -> dict[str, str]:
     report = f"{task.artefact}/out/report.jsonl" if task.artefact else None
     if task.state is TaskState.SUCCEEDED and isinstance(task.output, IngestOutput):
         found = task.output
+        own = f"{task.artefact}/out/records.parquet"
+        content = next(filter(storage.find, store.content_with(tx, view.project, found.content_sha256)), own)
+        if content != own:
+            tx.after_commit.append(lambda: storage.delete(own))
         ready = store.changed(
-            view, state=DatasetState.READY, format=found.format, records=found.records,
-            bad_records=found.bad_records, content=f"{task.artefact}/out/records.parquet",
+            view, state=DatasetState.READY, format=found.format, kind=found.data_kind, records=found.records,
+            bad_records=found.bad_records, content=content,
             content_sha256=found.content_sha256, report=report, warnings=found.warnings,
+            statistics=f"{task.artefact}/out/stats.json",
         )  # fmt: skip
         store.save(tx, ready, DatasetReady)
         return {}

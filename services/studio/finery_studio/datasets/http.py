@@ -1,5 +1,6 @@
 """Routes of datasets: our own surface and OpenAI's files."""
 
+import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
@@ -8,7 +9,7 @@ from fastapi import APIRouter, Depends, Form, Query, UploadFile
 from fastapi.responses import FileResponse
 
 from finery_contracts.access import Actor, Role
-from finery_contracts.datasets import DatasetState, DatasetView
+from finery_contracts.datasets import DataFormat, DatasetState, DatasetStatistics, DatasetView, RecordPage
 from finery_contracts.errors import Conflict, InvalidRequest, NotFound
 from finery_contracts.ids import finery_id, openai_id
 from finery_contracts.jobs import TaskKind
@@ -18,6 +19,7 @@ from finery_kit.db import Database, Transaction
 from finery_kit.storage import CHUNK, Storage
 from finery_studio.datasets import handlers, store
 from finery_studio.datasets.lineage import lineage_of
+from finery_studio.datasets.preview import page_of
 from finery_studio.edge.answers import openai_page, page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
@@ -61,8 +63,9 @@ class DatasetRoutes:
         view = await self.database.write(lambda tx: handlers.delete(tx, actor.project, ref))
         self.changed()
         blob = await self.database.read(lambda session: store.blob_of(session, view.id))
-        if not await self.database.read(lambda session: store.blob_is_used(session, blob, view.id)):
-            self.storage.delete(blob)
+        for url in {blob, view.content or blob}:
+            if not await self.database.read(lambda session, url=url: store.is_used(session, url, view.id)):
+                self.storage.delete(url)
         return view
 
 
@@ -78,7 +81,7 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         file: UploadFile,
         wish: Wish = wisher,
         name: Annotated[str | None, Form()] = None,
-        stated: Annotated[Literal["auto", "openai", "csv"], Form(alias="format")] = "auto",
+        stated: Annotated[DataFormat, Form(alias="format")] = "auto",
         bad_records: Annotated[Literal["strict", "skip"], Form()] = "strict",
         bad_ceiling: Annotated[float, Form(ge=0, le=1)] = 0.01,
         purpose: Annotated[Literal["fine-tune", "evals"], Form()] = "fine-tune",
@@ -115,6 +118,23 @@ def routes(desk: DatasetRoutes) -> APIRouter:
     @router.get("/{ref}/lineage")
     async def lineage(ref: str, actor: Actor = reader) -> DatasetGraph:
         return await desk.database.read(lambda session: lineage_of(session, actor.project, ref))
+
+    @router.get("/{ref}/records", response_model_exclude_none=True)
+    async def records(
+        ref: str,
+        actor: Actor = reader,
+        offset: Annotated[int, Query(ge=0, le=2**53)] = 0,
+        limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    ) -> RecordPage:
+        view = await desk.database.read(lambda session: store.load(session, actor.project, ref))
+        path = desk.storage.path(_written(view, view.content))
+        return await asyncio.to_thread(page_of, path, offset=offset, limit=limit)
+
+    @router.get("/{ref}/statistics")
+    async def statistics(ref: str, actor: Actor = reader) -> DatasetStatistics:
+        view = await desk.database.read(lambda session: store.load(session, actor.project, ref))
+        path = desk.storage.path(_written(view, view.statistics))
+        return DatasetStatistics.model_validate_json(await asyncio.to_thread(path.read_bytes))
 
     @router.delete("/{ref}")
     async def delete(ref: str, actor: Actor = writer) -> DatasetView:
@@ -213,6 +233,13 @@ def _options(task: str | None, notify: str | None) -> TaskOptions:
     if not isinstance(given, dict):
         raise InvalidRequest("task is a JSON object of options", code="invalid_json", param="task")
     return TaskOptions.model_validate({**given, **told})
+
+
+def _written(view: DatasetView, url: str | None) -> str:
+    """The URL of what ingest writes when a dataset gets ready."""
+    if url is None:
+        raise Conflict(f"dataset {view.name} is {view.state}; there are records when it is ready", code="not_ready")
+    return url
 
 
 def _view(view: DatasetView) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from finery_contracts.access import Actor
-from finery_contracts.datasets import DatasetState, DatasetView
+from finery_contracts.datasets import DataKind, DatasetState, DatasetView
 from finery_contracts.errors import InvalidRequest
 from finery_contracts.tasks import TaskView
 from finery_kit.db import Transaction
@@ -45,4 +45,18 @@ def ready(tx: Transaction, task: TaskView, dataset_id: str, param: str) -> Datas
         raise InvalidRequest(
             reason, code=f"invalid_{param}", param=param, details=view.error.details if view.error else None
         )
+    return view
+
+
+def conversations(view: DatasetView, param: str) -> DatasetView:
+    """The same dataset: supervised tuning and evaluation read conversations; before it is ready, nobody knows its kind.
+
+    Raises:
+        InvalidRequest: ``dataset_kind_unfit``.
+    """
+    if view.kind not in (None, DataKind.MESSAGES):
+        raise InvalidRequest(
+            f"dataset {view.name} holds records of the kind {view.kind}; this needs messages (conversations)",
+            code="dataset_kind_unfit", param=param,
+        )  # fmt: skip
     return view

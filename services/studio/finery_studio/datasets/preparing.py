@@ -13,7 +13,7 @@ from pydantic import Field
 
 from finery_contracts.access import Actor
 from finery_contracts.cleansing import Contamination, Step, faults_of
-from finery_contracts.datasets import DatasetLineage, DatasetReady, DatasetState, DatasetView
+from finery_contracts.datasets import DataKind, DatasetLineage, DatasetReady, DatasetState, DatasetView
 from finery_contracts.errors import InvalidRequest
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import TaskKind
@@ -143,6 +143,7 @@ def _register(
         size_bytes=made.size_bytes if is_train else made.validation_size_bytes, sha256=digest, version=1,
         state=DatasetState.READY, created_by=task.created_by, created_at=tx.now, task=task.id, format="prepared",
         records=made.records if is_train else made.validation_records or 0, content=content, content_sha256=digest,
+        kind=DataKind(made.holds), statistics=f"{task.artefact}/out/stats.json" if is_train else None,
         warnings=made.warnings if is_train else [],
         lineage=DatasetLineage(
             task=task.id, part=part, sources=made.sources, references=references, steps=made.steps, seed=made.seed

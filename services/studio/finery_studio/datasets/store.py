@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Text
+from sqlalchemy import Text, or_
 from sqlmodel import Field, Session, col, select
 
 from finery_contracts.datasets import DatasetState, DatasetView
@@ -87,9 +87,16 @@ def list_datasets(
     return [DatasetView.model_validate_json(row.view) for row in session.exec(query.order_by(order).limit(limit))]
 
 
-def blob_is_used(session: Session, blob: str, except_id: str) -> bool:
-    """True while another living dataset has the same bytes."""
-    query = select(DatasetRow.id).where(
-        DatasetRow.blob == blob, DatasetRow.state != DatasetState.DELETED, DatasetRow.id != except_id
-    )
+def content_with(tx: Transaction, project: str, sha256: str) -> list[str]:
+    """Store URLs of canonical files with this content, of ready datasets, which nobody deletes meanwhile."""
+    query = select(DatasetRow).where(DatasetRow.project == project, DatasetRow.state == DatasetState.READY)
+    query = query.where(col(DatasetRow.view).contains(f'"content_sha256":"{sha256}"')).with_for_update()
+    views = [DatasetView.model_validate_json(row.view) for row in tx.session.exec(query)]
+    return [view.content for view in views if view.content is not None and view.content_sha256 == sha256]
+
+
+def is_used(session: Session, url: str, except_id: str) -> bool:
+    """True while another living dataset has the same bytes or the same canonical file."""
+    has_it = or_(col(DatasetRow.blob) == url, col(DatasetRow.view).contains(f'"content":"{url}"'))
+    query = select(DatasetRow.id).where(has_it, DatasetRow.state != DatasetState.DELETED, DatasetRow.id != except_id)
     return session.exec(query).first() is not None

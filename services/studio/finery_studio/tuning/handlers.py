@@ -57,10 +57,12 @@ class TuningDesk:
     def tune(self, tx: Transaction, asked: TuneRequest, actor: Actor, *, tolerant: bool = False) -> TaskView:
         """Submit a tuning. ``tolerant``: a rejected dataset fails the task instead of the call, as OpenAI does."""
         train, needs = inputs.for_use(tx, asked.dataset, actor, param="dataset", tolerant=tolerant)
+        inputs.conversations(train, "dataset")
         needs = list(needs)
         request: dict[str, Any] = {"dataset": train.id}
         if asked.validation:
             validation, more = inputs.for_use(tx, asked.validation, actor, param="validation", tolerant=tolerant)
+            inputs.conversations(validation, "validation")
             request["validation"] = validation.id
             needs += more
         model, more = self.models.for_use(tx, asked.model, actor, to=Action("tune", asked.options.method))
@@ -83,7 +85,7 @@ class TuningDesk:
     def tune_spec(self, tx: Transaction, task: TaskView) -> TuneSpec:
         """Everything is there: decide every parameter."""
         request = task.request
-        train = inputs.ready(tx, task, request["dataset"], "training_file")
+        train = inputs.conversations(inputs.ready(tx, task, request["dataset"], "training_file"), "training_file")
         model = model_store.load(tx.session, task.project, request["model"])
         servable = self.models.servable(model)
         options = TuneOptions.model_validate(request["options"])
@@ -98,13 +100,15 @@ class TuningDesk:
         task.request["reasons"] = reasons
         validation = None
         if request.get("validation"):
-            validation = inputs.ready(tx, task, request["validation"], "validation_file").content
+            found = inputs.ready(tx, task, request["validation"], "validation_file")
+            validation = inputs.conversations(found, "validation_file").content
         assert train.content is not None
         return TuneSpec(model=servable.weights, train=train.content, validation=validation, parameters=parameters)
 
     def evaluate(self, tx: Transaction, asked: EvaluateRequest, actor: Actor) -> TaskView:
         """Submit an evaluation."""
         dataset, needs = inputs.for_use(tx, asked.dataset, actor, param="dataset")
+        inputs.conversations(dataset, "dataset")
         model, more = self.models.for_use(tx, asked.model, actor)
         request = {
             "dataset": dataset.id, "model": model.id, "model_name": model.name, "metric": asked.metric,
@@ -119,7 +123,7 @@ class TuningDesk:
     def evaluate_spec(self, tx: Transaction, task: TaskView) -> EvaluateSpec:
         """The engine's spec."""
         model = self.models.servable(model_store.load(tx.session, task.project, task.request["model"]))
-        dataset = inputs.ready(tx, task, task.request["dataset"], "dataset")
+        dataset = inputs.conversations(inputs.ready(tx, task, task.request["dataset"], "dataset"), "dataset")
         assert dataset.content is not None
         return EvaluateSpec(
             model=model.weights, adapter=model.adapter, dataset=dataset.content, metric=task.request["metric"],
