@@ -17,6 +17,7 @@ from sqlmodel import col, select
 from finery_contracts.notifications import NotificationMetered, NotificationUsage
 from finery_kit.db import Database, Transaction
 from finery_kit.delivery import emit
+from finery_kit.prepared import Prepared
 from finery_notifier.tables import MeteredRow
 
 WINDOW = timedelta(hours=1)
@@ -82,12 +83,15 @@ def _adding(dialect: Any) -> Any:
     ).returning(col(MeteredRow.project))
 
 
-_ADD = {"postgresql": _adding(postgresql), "sqlite": _adding(sqlite)}
+_ADD = {"postgresql": Prepared(_adding(postgresql)), "sqlite": Prepared(_adding(sqlite))}
 
 
 def _added(tx: Transaction, counted: Counted, number: int, window: datetime) -> bool:
     """False when this hour was told already."""
     tx.session.flush()
     connection = tx.session.connection()
-    row = {"project": counted.project, "channel": counted.channel, "window": window, "count": number, "said": False}
-    return connection.execute(_ADD[connection.dialect.name], row).first() is not None
+    adding = _ADD[connection.dialect.name]
+    added = adding.execute(
+        connection, project=counted.project, channel=counted.channel, window=window, count=number, said=False
+    )
+    return added.first() is not None

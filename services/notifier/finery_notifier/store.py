@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 
-from sqlalchemy import bindparam, delete, func, or_, update
+from sqlalchemy import delete, func, or_, update
+from sqlalchemy import select as sql_select
 from sqlmodel import Session, col, select
 
 from finery_contracts.errors import NotFound
 from finery_contracts.notifications import SubscriptionState
 from finery_kit.db import Transaction
+from finery_kit.prepared import Prepared, among
 from finery_notifier.domain import Purpose
 from finery_notifier.tables import AttemptRow, DeliveryRow, SubscriptionRow, TopicRow
 
@@ -119,10 +121,10 @@ def confirmation_of(session: Session, subscription_id: str) -> DeliveryRow | Non
 
 
 # Built once: it runs with every batch of deliveries, and building it costs more than running it.
-_FAILING = (
-    select(SubscriptionRow.id)
+_FAILING = Prepared(
+    sql_select(col(SubscriptionRow.id))
     .where(
-        col(SubscriptionRow.id).in_(bindparam("ids", expanding=True)),
+        among(col(SubscriptionRow.id), "ids"),
         or_(col(SubscriptionRow.failing_since).is_not(None), col(SubscriptionRow.dead_in_row) > 0),
     )
     .order_by(col(SubscriptionRow.id))
@@ -134,7 +136,7 @@ def answering_again(tx: Transaction, ids: Collection[str]) -> None:
     """These endpoints took a delivery: what failed before counts no more."""
     if not ids:
         return
-    mine = list(tx.session.connection().scalars(_FAILING, {"ids": sorted(ids)}))
+    mine = [row[0] for row in _FAILING.rows(tx.session.connection(), ids=sorted(ids))]
     if mine:
         tx.session.execute(
             update(SubscriptionRow).where(col(SubscriptionRow.id).in_(mine)).values(failing_since=None, dead_in_row=0)
