@@ -88,9 +88,7 @@ def _write(work: JobFolder, made: Made, holds: str) -> _Written:
             for batch in made.validation.batches():
                 writers["validation"].add(batch)
         if writers["records"].records == 0:
-            raise DataInvalid(
-                f"no record is left: {_culprit(made.reports)}; loosen it, or leave it out.", code="dataset_empty"
-            )
+            raise DataInvalid(f"no record is left: {_culprit(made.reports)}.", code="dataset_empty")
         written.digests = {name: writer.publish() for name, writer in writers.items()}
     finally:
         for writer in writers.values():
@@ -200,9 +198,9 @@ def _watched(batches: Iterable[pa.RecordBatch], pulse: _Pulse) -> Iterator[pa.Re
 def _culprit(reports: list[StepReport]) -> str:
     emptied = next((report for report in reports if report.records_in and not report.records_out), None)
     if emptied is None:
-        return "the datasets hold none"
+        return "the datasets hold none, choose others"
     why = ", ".join(f"{reason} ({count})" for reason, count in emptied.reasons.items())
-    return f"{emptied.step} removed all {emptied.records_in} that were there: {why}"
+    return f"{emptied.step} removed all {emptied.records_in} that were there: {why}; loosen it, or leave it out"
 
 
 def _warnings(written: _Written) -> list[str]:
