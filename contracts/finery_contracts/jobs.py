@@ -25,6 +25,7 @@ from finery_contracts.kinds import TaskKind as TaskKind
 from finery_contracts.model import Record
 from finery_contracts.preparing import CountOutput, CountSpec, PrepareOutput, PrepareSpec
 from finery_contracts.tuning import TuneParameters
+from finery_contracts.weights import Finding, Repair, Sha256
 
 
 class IngestSpec(Record):
@@ -50,10 +51,14 @@ class ImportSpec(Record):
         default_factory=dict,
         description="known repairs of the gallery: eos_token, pad_token, model_max_length",
     )
+    apply_repairs: list[str] = Field(default_factory=list, description="ids of proposed repairs that were agreed to")
+    allowed_code: list[Sha256] = Field(
+        default_factory=list[Sha256], description="sha256 of Python files that an operator allows, original or repaired"
+    )
 
 
 class ValidateSpec(Record):
-    """Check a model folder; never run anything of it."""
+    """Check a model folder; nothing of it is run, except files whose sha256 stands in ``allowed_code``."""
 
     kind: Literal[TaskKind.VALIDATE] = TaskKind.VALIDATE
     model: str = Field(description="path of the model folder")
@@ -63,6 +68,18 @@ class ValidateSpec(Record):
         default=None, description="structure keys of config.json as the model was published; others are not known"
     )
     generate: bool = Field(default=True, description="a short generation as proof of life")
+    depth: Literal["headers", "full"] = Field(
+        default="full", description="headers: files, metadata and headers alone, in milliseconds for any size"
+    )
+    published_config: dict[str, Any] | None = Field(
+        default=None, description="structure keys of the published config.json of the gallery entry"
+    )
+    apply_repairs: list[str] = Field(
+        default_factory=list, description="ids of proposed repairs; the copy that is judged has them, the folder not"
+    )
+    allowed_code: list[Sha256] = Field(
+        default_factory=list[Sha256], description="sha256 of Python files that an operator allows, original or repaired"
+    )
 
 
 class TuneSpec(Record):
@@ -187,22 +204,13 @@ class ImportOutput(Record):
     max_length: int
 
 
-class Finding(Record):
-    """One fault (or remark) of a model folder."""
-
-    code: str
-    severity: Literal["error", "warning", "info"]
-    message: str = Field(description="what is wrong")
-    where: str = Field(description="file, key or tensor")
-    remedy: str
-
-
 class ValidateOutput(Record):
     """The report of one validation; any error-severity finding fails the task."""
 
     kind: Literal[TaskKind.VALIDATE] = TaskKind.VALIDATE
     findings: list[Finding] = Field(default_factory=list[Finding])
     facts: dict[str, str | int | float | bool] = Field(default_factory=dict)
+    repairs: list[Repair] = Field(default_factory=list[Repair], description="what may be agreed to with apply_repairs")
 
 
 class TuneOutput(Record):

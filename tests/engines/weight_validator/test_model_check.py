@@ -101,18 +101,18 @@ def tokens_beyond_the_embedding(model: Path) -> None:
 
 NORM, DOWN = "model.norm.weight", "model.layers.1.mlp.down_proj.weight"
 DAMAGES: dict[str, tuple[Damage, str]] = {
-    "no config": (remove("config.json"), "config_missing"),
-    "config is text": (write("config.json", "hello"), "config_not_json"),
-    "config is a list": (write("config.json", "[]"), "config_not_json"),
-    "config is deep": (write("config.json", '{"a":' + "[" * 100_000), "config_not_json"),
-    "config is binary": (write("config.json", b"\xff\xfe\x00"), "config_not_json"),
+    "no config": (remove("config.json"), "config_unreadable"),
+    "config is text": (write("config.json", "hello"), "config_unreadable"),
+    "config is a list": (write("config.json", "[]"), "config_unreadable"),
+    "config is deep": (write("config.json", '{"a":' + "[" * 100_000), "config_unreadable"),
+    "config is binary": (write("config.json", b"\xff\xfe\x00"), "config_unreadable"),
     "generation config is text": (write("generation_config.json", "temperature=1"), "generation_config_not_json"),
     "temperature without do_sample": (generation(temperature=0.7), "do_sample_missing"),
     "top_p with do_sample false": (generation(top_p=0.9, do_sample=False), "do_sample_missing"),
     "top_k alone": (generation(top_k=5), "do_sample_missing"),
-    "no model type": (config("model_type"), "structure_key_missing"),
-    "no hidden size": (config("hidden_size"), "structure_key_missing"),
-    "no layer count": (config("num_hidden_layers"), "structure_key_missing"),
+    "no model type": (config("model_type"), "structure_differs"),
+    "no hidden size": (config("hidden_size"), "structure_differs"),
+    "no layer count": (config("num_hidden_layers"), "structure_differs"),
     "hidden size as text": (config(hidden_size="64"), "structure_differs"),
     "a million layers": (config(num_hidden_layers=10**6), "structure_differs"),
     "negative heads": (config(num_attention_heads=-4), "structure_differs"),
@@ -128,7 +128,7 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "a checkpoint": (write("optimizer.pt", b"PK"), "pickled_weights"),
     "a pickle with capitals": (write("Model.PTH", b"PK"), "pickled_weights"),
     "no weights": (remove(WEIGHTS), "weights_missing"),
-    "a pickle instead of weights": (write(WEIGHTS, b"\x80\x04\x95" + b"\0" * 64), "header_invalid"),
+    "a pickle instead of weights": (write(WEIGHTS, b"\x80\x04\x95" + b"\0" * 64), "pickled_weights"),
     "an empty file": (write(WEIGHTS, b""), "header_invalid"),
     "a header of an exabyte": (write(WEIGHTS, struct.pack("<Q", 2**60) + b"{}"), "header_invalid"),
     "a header that is no JSON": (write(WEIGHTS, struct.pack("<Q", 4) + b"{[}]"), "header_invalid"),
@@ -203,7 +203,7 @@ def test_damage_is_found(model: Path, tmp_path: Path, damage: Damage, code: str)
 REMARKS: dict[str, tuple[Damage, str]] = {
     "no template": (remove("chat_template.jinja"), "chat_template_missing"),
     "no licence": (remove("LICENSE"), "licence_missing"),
-    "no class named": (config("architectures"), "structure_key_missing"),
+    "no class named": (config("architectures"), "structure_differs"),
     "types mixed": (tensors(lambda t: t.update({NORM: t[NORM].float()})), "dtype_mixed"),
     "a family of its own": (config(model_type="brand_new"), "structure_not_compared"),
     "a template that refuses system": (
@@ -260,7 +260,7 @@ def test_one_fault_does_not_hide_the_others(model: Path, tmp_path: Path) -> None
     _, _, report = validate(model, tmp_path / "job", generate=True)
 
     assert {
-        "config_missing", "pickled_weights", "not_finite", "tokenizer_not_loadable", "do_sample_missing",
+        "config_unreadable", "pickled_weights", "not_finite", "tokenizer_not_loadable", "do_sample_missing",
         "chat_template_invalid",
     } <= set(codes(report))  # fmt: skip
     assert "stage_skipped" in codes(report, "info")

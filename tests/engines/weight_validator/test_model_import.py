@@ -65,8 +65,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "code asked for": (lambda m: change_json(m / "config.json", auto_map={"a": "b"}), "remote_code"),
     "a link out": (lambda m: (m / "x.txt").symlink_to("/etc/hostname"), "path_escape"),
     "a pipe": (lambda m: os.mkfifo(m / "x.json"), "special_file"),
-    "no config": (lambda m: (m / "config.json").unlink(), "config_missing"),
-    "config no JSON": (lambda m: (m / "config.json").write_text("x"), "config_not_json"),
+    "no config": (lambda m: (m / "config.json").unlink(), "config_unreadable"),
+    "config no JSON": (lambda m: (m / "config.json").write_text("x"), "config_unreadable"),
     "generation config no JSON": (
         lambda m: (m / "generation_config.json").write_text("x"),
         "generation_config_not_json",

@@ -1,7 +1,8 @@
 """Validates a model folder: ``python -m finery_weight_validator.engine.check JOB_DIR``, spec ValidateSpec.
 
-Every fault is found in one run: files, metadata, headers, structure, values, tokenizer, template, then a short
-generation. out/report.json holds all findings. Nothing of the folder is run and nothing refused is opened.
+Every fault is found in one run: first the verdict on headers, then values, tokenizer, template and a short generation.
+out/report.json holds all findings. Nothing of the folder is run unless an operator allowed it by its checksum, and
+nothing refused is opened by a loader.
 """
 
 from __future__ import annotations
@@ -11,44 +12,53 @@ import os
 # Read by libgomp and the Hugging Face libraries when they are imported; a caller's own values stay.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import shutil
+import stat
 import sys
-from collections import Counter
-from collections.abc import Collection, Iterator
+import traceback
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from finery_contracts.errors import InvalidRequest, WeightsInvalid
-from finery_contracts.jobs import Finding, Phase, ValidateOutput, ValidateSpec
+from finery_contracts.errors import FineryError, InvalidRequest, WeightsInvalid
+from finery_contracts.jobs import Finding, Phase, Repair, ValidateOutput, ValidateSpec
 from finery_ml.job import JobFolder, Terminated, run, write_atomically
-from finery_weight_validator.engine import alive, metadata, structure, tokenizer, values
-from finery_weight_validator.engine.findings import errors_of, info, shortened
-from finery_weight_validator.engine.folder import Survey, survey
+from finery_weight_validator.engine import (
+    alive,
+    chat,
+    checksums,
+    gguf_header,
+    pickles,
+    repairs,
+    structure,
+    tokenizer,
+    values,
+)
+from finery_weight_validator.engine.findings import error, errors_of, shortened
+from finery_weight_validator.engine.memory import free_bytes
 from finery_weight_validator.engine.settled import longest_of
-from finery_weight_validator.engine.shards import Weights, read_weights
+from finery_weight_validator.engine.verdict import Verdict, judge_headers, skipped
 
 _STOPS_LOADING = frozenset({
-    "config_missing", "config_not_json", "weights_missing", "header_invalid", "tensor_overlap", "structure_key_missing",
-    "structure_differs", "tensor_missing", "tensor_shape_wrong", "tensor_surplus", "index_incomplete", "not_finite",
-    "tokenizer_not_loadable", "remote_code", "vocabulary_too_small",
+    "config_unreadable", "weights_missing", "header_invalid", "tensor_overlap", "structure_differs", "tensor_missing",
+    "tensor_shape_wrong", "tensor_surplus", "index_incomplete", "not_finite", "tokenizer_not_loadable", "remote_code",
+    "vocabulary_too_small", "weights_hollow", "weights_not_loadable", "checksum_wrong", "check_failed",
 })  # fmt: skip
 """Errors after which loading would only say the same again, or less clearly."""
+_TELL_BYTES = 2**30
 
 
 @dataclass
 class _Report:
     """What has been found so far."""
 
+    verdict: Verdict
     findings: list[Finding] = field(default_factory=list)
-    facts: dict[str, str | int | float | bool] = field(default_factory=dict)
-
-    def skipped(self, stage: str, reason: str) -> None:
-        """Say that a stage could not run."""
-        remedy = "correct the errors and validate again"
-        self.findings.append(info("stage_skipped", stage, message=f"not done: {reason}", remedy=remedy))
+    repairs: list[Repair] = field(default_factory=list)
+    loaded: tokenizer.Loaded | None = None
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -76,142 +86,172 @@ def check(work: JobFolder) -> ValidateOutput:
 
 
 def look_over(work: JobFolder, spec: ValidateSpec) -> ValidateOutput:
-    """Everything that is wrong with a folder, in one go."""
-    report = _Report()
-    with _stage(work, "files"):
-        found = survey(Path(spec.model))
-        report.findings += found.findings
-    if not any(finding.code == "not_a_folder" for finding in found.findings):
-        _inspect(work, spec, found, report)
-    return ValidateOutput(findings=shortened(report.findings), facts=report.facts)
+    """Everything that is wrong with a folder, in one go; the verdict on headers is told before the rest begins."""
+    work.progress(phase=Phase.RUNNING, message="checking headers")
+    with work.span("check.headers"):
+        verdict = judge_headers(spec, copies=work.folder / "repaired")
+    report = _Report(verdict, findings=list(verdict.findings))
+    faults = len(errors_of(verdict.findings))
+    told = f"headers judged in {verdict.facts['headers_ms']} ms: {faults or 'no'} faults"
+    work.progress(message=told, metrics={"header_faults": faults})
+    if verdict.is_folder:
+        with _stage(work, "repairs", report):
+            available = repairs.proposed(verdict.survey)
+            report.repairs = [*verdict.applied, *available]
+            report.findings += repairs.repair_findings(available, verdict.applied)
+        if spec.depth == "full":
+            _read_bytes(work, report)
+            _try_out(work, spec, report)
+    verdict.facts["depth"] = spec.depth
+    return ValidateOutput(findings=shortened(report.findings), facts=verdict.facts, repairs=report.repairs)
 
 
-def _inspect(work: JobFolder, spec: ValidateSpec, found: Survey, report: _Report) -> None:
-    with _stage(work, "metadata"):
-        report.findings += metadata.missing_parts(found) + metadata.code_findings(found)
-        config, faults = metadata.config_findings(found, spec)
-        report.findings += faults + metadata.generation_findings(found) + metadata.licence_findings(found)
-    with _stage(work, "structure"):
-        weights = read_weights(found)
-        report.findings += weights.findings
-        _compare(config, weights, report)
-    with _stage(work, "values"):
-        _scan(work, weights, report)
-    config_faulty = any(finding.where.startswith("config.json") for finding in errors_of(report.findings))
-    left_out = {"config.json"} if config_faulty else set()
-    with _stage(work, "tokenizer"), _clean_view(work, found, left_out=left_out) as view:
-        loaded, faults = tokenizer.load(view)
-        tokens = tokenizer.special_tokens(loaded) if loaded else {}
-        report.findings += faults + tokenizer.template_findings(tokenizer.template_of(found), tokens=tokens)
-        if loaded is not None:
-            report.findings += structure.vocabulary_findings(weights.tensors, tokens=_largest_id(loaded) + 1)
-            report.facts["tokens"] = len(loaded)
-            report.facts["max_length"] = longest_of(config or {}, {"model_max_length": loaded.model_max_length})
-    with _stage(work, "generation"), _clean_view(work, found) as view:
-        _prove(work, spec, view, loaded, report)
+def _read_bytes(work: JobFolder, report: _Report) -> None:
+    """What takes reading whole files: scanners of what was refused, values, checksums."""
+    found = report.verdict.survey
+    with _stage(work, "refused files", report):
+        report.findings = pickles.with_verdicts(report.findings, found.folder)
+        for path in found.gguf:
+            report.findings += gguf_header.gguf_findings(path)
+    with _stage(work, "values", report):
+        _scan(work, report)
+    with _stage(work, "checksums", report):
+        facts = report.verdict.facts
+        known = {name.removeprefix("sha256:"): str(facts[name]) for name in facts if name.startswith("sha256:")}
+        files = {**found.usable, **{path.name: path for path in found.gguf}}
+        report.findings += checksums.checksum_findings(found.folder, known, files)
 
 
-def _compare(config: dict[str, Any] | None, weights: Weights, report: _Report) -> None:
-    report.facts |= _facts_of(config, weights)
-    if config is None or not weights.tensors:
-        report.skipped("structure", "it needs config.json and the weights")
-        return
-    keys = structure.key_findings(config)
-    report.findings += keys + structure.dtype_findings(config, weights.tensors)
-    if keys:
-        report.skipped("tensors against config.json", "config.json does not describe a structure")
-    elif len(weights.sound) < len(weights.files):
-        report.skipped("tensors against config.json", "not all headers could be read")
-    else:
-        report.findings += structure.layout_findings(config, weights.tensors)
+def _try_out(work: JobFolder, spec: ValidateSpec, report: _Report) -> None:
+    """What takes libraries: tokenizer, template, loading. Each runs in a limited child."""
+    verdict = report.verdict
+    broken_config = any(finding.where.startswith("config.json") for finding in errors_of(report.findings))
+    with _stage(work, "tokenizer", report), _clean_view(work, verdict, without_config=broken_config) as (view, code):
+        report.loaded, faults = tokenizer.load(view, code=code)
+        report.findings += faults
+        if report.loaded is not None:
+            rows = report.loaded.largest_id + 1
+            report.findings += structure.vocabulary_findings(verdict.weights.tensors, tokens=rows)
+            verdict.facts["tokens"] = report.loaded.tokens
+            stated = {"model_max_length": report.loaded.max_length}
+            verdict.facts["max_length"] = longest_of(verdict.config or {}, stated)
+    with _stage(work, "metadata", report):
+        report.findings += tokenizer.type_findings(verdict.config, allowed=bool(verdict.survey.code))
+    with _stage(work, "template", report):
+        text, faults = chat.template_of(verdict.survey)
+        report.findings += faults
+        if not faults:
+            tokens = report.loaded.special if report.loaded else {}
+            faults, facts = chat.template_findings(text, tokens=tokens)
+            report.findings += faults
+            verdict.facts |= facts
+    with _stage(work, "generation", report):
+        _prove(work, spec, report)
 
 
-def _facts_of(config: dict[str, Any] | None, weights: Weights) -> dict[str, str | int | float | bool]:
-    counts: Counter[str] = Counter()
-    for tensor in weights.tensors:
-        counts[tensor.dtype] += tensor.count
-    facts: dict[str, str | int | float | bool] = {
-        "parameters": counts.total(),
-        "tensors": len(weights.tensors),
-        "files": len(weights.files),
-        "size_bytes": sum(path.stat().st_size for path in weights.files),
-    }
-    if counts:
-        facts["dtype"] = counts.most_common(1)[0][0]
-    if config is not None:
-        facts["architecture"] = str(config.get("model_type"))[:100]
-        facts["quantised"] = bool(config.get("quantization_config"))
-    return facts
-
-
-def _scan(work: JobFolder, weights: Weights, report: _Report) -> None:
-    total, done = int(report.facts.get("size_bytes", 0)), 0
+def _scan(work: JobFolder, report: _Report) -> None:
+    weights, facts = report.verdict.weights, report.verdict.facts
+    total, done, told = int(facts.get("size_bytes", 0)), 0, 0
+    hollow = {finding.where for finding in errors_of(report.findings) if finding.code == "weights_hollow"}
 
     def tell(size_bytes: int) -> None:
-        nonlocal done
+        nonlocal done, told
         done += size_bytes
         if work.stop_requested.is_set():
             raise Terminated
+        if done - told >= _TELL_BYTES:
+            told = done
+            work.progress(step=done, total=total, message="reading the weights")
 
     for path in weights.files:
-        if path.name not in weights.sound:
-            report.skipped(f"values of {path.name}", "its header cannot be trusted")
+        if path.name not in weights.sound or path.name in hollow:
+            reason = "it is hollow" if path.name in hollow else "its header cannot be trusted"
+            report.findings.append(skipped(f"values of {path.name}", reason))
             continue
         tensors = [tensor for tensor in weights.tensors if tensor.file == path.name]
         digest, faults = values.scan(path, tensors, tell=tell)
         report.findings += faults
-        report.facts[f"sha256:{path.name}"] = digest
+        facts[f"sha256:{path.name}"] = digest
         work.progress(step=done, total=total, message=f"read {path.name}")
+    if (
+        len(weights.sound) == len(weights.files)
+        and not hollow
+        and (report.verdict.config or {}).get("tie_word_embeddings")
+    ):
+        report.findings += values.tied_findings(weights.tensors, report.verdict.survey.folder)
 
 
-def _prove(work: JobFolder, spec: ValidateSpec, view: Path, loaded: Any, report: _Report) -> None:
+def _prove(work: JobFolder, spec: ValidateSpec, report: _Report) -> None:
     if not spec.generate:
         return
     in_the_way = sorted({finding.code for finding in errors_of(report.findings)} & _STOPS_LOADING)
-    size, free = int(report.facts.get("size_bytes", 0)), _free_memory_bytes()
-    if in_the_way or loaded is None:
-        report.skipped("generation", f"errors stand in the way ({', '.join(in_the_way)})")
+    size, free = int(report.verdict.facts.get("size_bytes", 0)), free_bytes()
+    if in_the_way or report.loaded is None:
+        report.findings.append(skipped("generation", f"errors stand in the way ({', '.join(in_the_way)})"))
     elif free is not None and size * 1.2 > free:
-        report.skipped("generation", f"the weights take {size} bytes, {free} bytes of memory are free")
+        reason = f"the weights take {size} bytes, {free} bytes of memory are free"
+        report.findings.append(skipped("generation", reason))
     else:
-        report.findings += alive.prove(view, loaded, threads=work.job.threads)
+        with _clean_view(work, report.verdict, without_config=False) as (view, code):
+            trial = alive.Trial(view, size, threads=work.job.threads, pad_id=report.loaded.pad_id, code=code)
+            report.findings += alive.prove(trial, stop=work.stop_requested)
 
 
 @contextmanager
-def _clean_view(work: JobFolder, found: Survey, *, left_out: Collection[str] = ()) -> Iterator[Path]:
-    """A folder of links to the usable files alone: what was refused cannot be reached by a library."""
-    view = work.folder / "view" / (found.folder.name or "model")
+def _clean_view(work: JobFolder, verdict: Verdict, *, without_config: bool) -> Iterator[tuple[Path, Path | None]]:
+    """A folder of links to the usable files alone, and one for code that was allowed; None when there is none.
+
+    What was refused cannot be reached by a library. Allowed Python files stand there as the bytes that were judged.
+    """
+    found, room = verdict.survey, work.folder / "view"
+    view = room / (found.folder.name or "model")
     view.mkdir(parents=True)
     try:
         for name, path in found.usable.items():
-            if name in left_out:
-                continue
-            (view / name).symlink_to(path.resolve())
-        yield view
+            if not (without_config and name == "config.json"):
+                (view / name).symlink_to(path.resolve())
+        for name, text in found.code.items():
+            (view / name).write_bytes(text)
+        code = room / "code" if found.code else None
+        if code is not None:
+            code.mkdir()
+        yield view, code
     finally:
-        shutil.rmtree(view.parent)
+        shutil.rmtree(room)
 
 
 @contextmanager
-def _stage(work: JobFolder, name: str) -> Iterator[None]:
+def _stage(work: JobFolder, name: str, report: _Report) -> Iterator[None]:
+    """A stage that fails in a way that nobody thought of is a finding with the log's place; the next ones go on."""
     if work.stop_requested.is_set():
         raise Terminated
-    work.progress(phase=Phase.RUNNING, message=f"checking {name}")
-    with work.span(f"check.{name}"):
-        yield
-
-
-def _largest_id(loaded: Any) -> int:
-    return max(loaded.get_vocab().values(), default=-1)
-
-
-def _free_memory_bytes() -> int | None:
-    """What Linux says is available; None elsewhere."""
+    work.progress(message=f"checking {name}")
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        with work.span(f"check.{name.replace(' ', '_')}"):
+            yield
+    except (Terminated, FineryError):
+        raise
+    except Exception as fault:
+        place = _log_place()
+        traceback.print_exc()
+        report.findings.append(
+            error(
+                "check_failed",
+                f"log.txt{place}",
+                message=f"checking {name} failed: {type(fault).__name__}: {str(fault)[:300]}",
+                remedy="read the log of this task at that place, and validate again",
+                stage=name,
+            )
+        )
+
+
+def _log_place() -> str:
+    """Where the next line of the log will stand, when standard error is the log file."""
+    try:
+        about = os.fstat(2)
     except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+        return ""
+    return f", from byte {about.st_size}" if stat.S_ISREG(about.st_mode) else ""
 
 
 if __name__ == "__main__":

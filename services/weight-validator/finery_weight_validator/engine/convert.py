@@ -1,7 +1,8 @@
 """Imports a model: ``python -m finery_weight_validator.engine.convert JOB_DIR``, spec ImportSpec.
 
-From a GGUF file, or a folder with safetensors, it makes out/model/: safetensors, config, tokenizer, chat template.
-It copies known kinds of files only, opens no pickle, runs no code of the folder, and leaves nothing half done.
+From a GGUF file (whole or in parts), or a folder with safetensors, it makes out/model/: safetensors, config, tokenizer,
+chat template. It copies known kinds of files only, opens no pickle, runs no code of the folder, and leaves nothing half
+done. Repairs that were agreed to are made in the copy.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 from finery_contracts.errors import InvalidRequest, WeightsInvalid
 from finery_contracts.jobs import Finding, ImportOutput, ImportSpec, Phase, ValidateSpec
 from finery_ml.job import JobFolder, Terminated, run
-from finery_weight_validator.engine import settled
+from finery_weight_validator.engine import gguf_parts, repairs, settled
 from finery_weight_validator.engine.findings import errors_of, refuse
 from finery_weight_validator.engine.folder import Survey, read_json, survey
 from finery_weight_validator.engine.headers import Tensor, read_tensors
@@ -36,12 +37,18 @@ def convert_or_report(work: JobFolder) -> ImportOutput:
     try:
         return convert(work)
     except WeightsInvalid as fault:
-        source = Path(getattr(work.job.spec, "source", ""))
+        if not isinstance(work.job.spec, ImportSpec):
+            raise
+        source = Path(work.job.spec.source)
         if not (source / "config.json").is_file():
             raise
         from finery_weight_validator.engine.check import look_over
 
-        found = look_over(work, ValidateSpec(model=str(source), generate=False)).findings
+        asked = ValidateSpec(
+            model=str(source), generate=False, apply_repairs=work.job.spec.apply_repairs,
+            allowed_code=work.job.spec.allowed_code,
+        )  # fmt: skip
+        found = look_over(work, asked).findings
         raise WeightsInvalid(
             f"{fault.message} ({len(errors_of(found))} faults in all; the findings name each)",
             code=fault.error_code,
@@ -60,10 +67,14 @@ def convert(work: JobFolder) -> ImportOutput:
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     work.progress(phase=Phase.RUNNING, message="looking over the files")
-    found = survey(source)
+    found = survey(source, allowed_code=frozenset(spec.allowed_code))
+    if spec.apply_repairs:
+        allowed = frozenset(spec.allowed_code)
+        repairs.apply(found, spec.apply_repairs, work.folder / "repaired", allowed_code=allowed)
     if spec.gguf_file is None:  # a file that was named is read alone: what lies beside it is of no concern
         refuse(found.findings)
-    gguf = gguf_file_of(source, named=spec.gguf_file)
+    refuse([finding for finding in found.findings if finding.code == "not_a_folder"])
+    gguf = gguf_file_of(found, named=spec.gguf_file)
     with work.span("make", source="gguf" if gguf else "safetensors"):
         if gguf:
             _from_gguf(work, gguf, beside, spec=spec)
@@ -78,12 +89,12 @@ def convert(work: JobFolder) -> ImportOutput:
     return output
 
 
-def gguf_file_of(source: Path, *, named: str | None) -> Path | None:
-    """The GGUF file that is meant; None when the folder holds safetensors.
+def gguf_file_of(found: Survey, *, named: str | None) -> Path | None:
+    """The GGUF file that is meant, or the first part of a split one; None when the folder holds safetensors.
 
     Raises WeightsInvalid ``gguf_missing`` or ``gguf_ambiguous``.
     """
-    present = sorted(path for path in source.iterdir() if path.suffix.lower() == ".gguf" and path.is_file())
+    present = sorted(found.gguf)
     if named is not None:
         chosen = [path for path in present if path.name == named]
         if not chosen:
@@ -93,9 +104,9 @@ def gguf_file_of(source: Path, *, named: str | None) -> Path | None:
                 param=named,
             )
         return chosen[0]
-    if any(source.glob("*.safetensors")) or not present:
+    if found.weights or not present:
         return None
-    if len(present) > 1:
+    if len({gguf_parts.parts_of(path)[0] for path in present}) > 1:
         raise WeightsInvalid(
             f"The folder holds {len(present)} GGUF files; say which one with gguf_file: {_names(present)}.",
             code="gguf_ambiguous",
@@ -105,15 +116,33 @@ def gguf_file_of(source: Path, *, named: str | None) -> Path | None:
 
 
 def _from_gguf(work: JobFolder, gguf: Path, target: Path, *, spec: ImportSpec) -> None:
-    """The heavy imports wait until a GGUF file is there: a folder of safetensors needs none of them."""
-    from finery_weight_validator.engine import gguf_source
+    """The header is read by ourselves first; the libraries read the file in a limited child.
+
+    The heavy imports wait until a GGUF file is there: a folder of safetensors needs none of them.
+    """
 
     def tell(message: str) -> None:
         if work.stop_requested.is_set():
             raise Terminated
         work.progress(message=message)
 
-    gguf_source.make_folder(gguf, target, family=spec.family, threads=work.job.threads, tell=tell)
+    tell("reading the GGUF header")
+    headers = gguf_parts.read_parts(gguf_parts.parts_of(gguf))
+    joined = work.folder / "joined.gguf"
+    from finery_weight_validator.engine import gguf_source
+
+    try:
+        if len(headers) > 1:
+            gguf_parts.join(headers, joined, tell=tell)
+        tell("converting the weights to bfloat16")
+        asked = gguf_source.Conversion(
+            gguf=joined if len(headers) > 1 else gguf, name=spec.family or gguf.stem, threads=work.job.threads,
+            parameters=sum(tensor.count for header in headers for tensor in header.tensors),
+            largest=max(tensor.count for header in headers for tensor in header.tensors),
+        )  # fmt: skip
+        gguf_source.make_folder(asked, target, stop=work.stop_requested)
+    finally:
+        joined.unlink(missing_ok=True)
 
 
 def _copy(work: JobFolder, found: Survey, target: Path) -> None:
@@ -128,6 +157,8 @@ def _copy(work: JobFolder, found: Survey, target: Path) -> None:
                 copy.write(chunk)
                 done += len(chunk)
                 work.progress(step=done, total=total, message=f"copying {name}")
+    for name, text in found.code.items():
+        (target / name).write_bytes(text)
 
 
 def _describe(folder: Path) -> ImportOutput:

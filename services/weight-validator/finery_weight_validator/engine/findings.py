@@ -3,26 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any, Literal
 
 from finery_contracts.errors import WeightsInvalid
 from finery_contracts.jobs import Finding
 
-_MOST_OF_ONE_CODE = 50
+_MOST_OF_ONE_CODE, _MOST_IN_ALL = 50, 400
+_LONGEST_PLACE, _LONGEST_TEXT = 300, 1_000
 
 
-def error(code: str, where: str, *, message: str, remedy: str) -> Finding:
+def error(code: str, where: str, *, message: str, remedy: str, **data: Any) -> Finding:
     """A fault that fails the task."""
-    return Finding(code=code, severity="error", where=where[:300], message=message, remedy=remedy)
+    return _finding(code, "error", where, message=message, remedy=remedy, data=data)
 
 
-def warning(code: str, where: str, *, message: str, remedy: str) -> Finding:
+def warning(code: str, where: str, *, message: str, remedy: str, **data: Any) -> Finding:
     """Something that works, but perhaps not as meant."""
-    return Finding(code=code, severity="warning", where=where[:300], message=message, remedy=remedy)
+    return _finding(code, "warning", where, message=message, remedy=remedy, data=data)
 
 
-def info(code: str, where: str, *, message: str, remedy: str) -> Finding:
+def info(code: str, where: str, *, message: str, remedy: str, **data: Any) -> Finding:
     """Something worth knowing, such as a stage that could not run."""
-    return Finding(code=code, severity="info", where=where[:300], message=message, remedy=remedy)
+    return _finding(code, "info", where, message=message, remedy=remedy, data=data)
 
 
 def errors_of(findings: Sequence[Finding]) -> list[Finding]:
@@ -31,19 +33,20 @@ def errors_of(findings: Sequence[Finding]) -> list[Finding]:
 
 
 def shortened(findings: Sequence[Finding]) -> list[Finding]:
-    """At most 50 of each code, and one remark for each code that says how many more there are."""
+    """At most 50 of each code and 400 in all, and one remark for each code that says how many more there are."""
     kept: list[Finding] = []
     seen: dict[str, int] = {}
+    left_out: dict[str, int] = {}
     for finding in findings:
         seen[finding.code] = seen.get(finding.code, 0) + 1
-        if seen[finding.code] <= _MOST_OF_ONE_CODE:
+        first = seen[finding.code] == 1  # no kind of fault is hidden by the number of others
+        if first or (seen[finding.code] <= _MOST_OF_ONE_CODE and len(kept) < _MOST_IN_ALL):
             kept.append(finding)
-    for code, count in seen.items():
-        if count > _MOST_OF_ONE_CODE:
-            more = count - _MOST_OF_ONE_CODE
-            kept.append(
-                info("more_of_the_same", code, message=f"{more} more findings {code} are left out", remedy="see above")
-            )
+        else:
+            left_out[finding.code] = left_out.get(finding.code, 0) + 1
+    for code, more in left_out.items():
+        message = f"{more} more findings {code} are left out"
+        kept.append(info("more_of_the_same", code, message=message, remedy="see above"))
     return kept
 
 
@@ -58,4 +61,22 @@ def refuse(findings: Sequence[Finding]) -> None:
         code=first.code,
         param=first.where,
         details=[finding.model_dump() for finding in shortened(findings)],
+    )
+
+
+def printable(text: str, longest: int = _LONGEST_TEXT) -> str:
+    """Names and texts of a hostile folder in a form that no terminal, log or JSON writer stumbles over."""
+    return "".join(sign if sign.isprintable() else f"\\x{ord(sign):02x}" for sign in text[:longest])
+
+
+def _finding(
+    code: str, severity: Literal["error", "warning", "info"], where: str, *, message: str, remedy: str, data: Any
+) -> Finding:
+    return Finding(
+        code=code,
+        severity=severity,
+        where=printable(where, _LONGEST_PLACE) or "-",
+        message=printable(message),
+        remedy=printable(remedy),
+        data=data,
     )

@@ -1,7 +1,7 @@
 """Turns one GGUF file into a folder of safetensors (bf16), config and tokenizer, with transformers' own reader.
 
-It refuses files that are no GGUF, parts of a split one, and architectures that transformers cannot read. Nothing of
-the file is run; its chat template is only copied.
+The reader runs in a limited child, on files whose header was found sound. It refuses architectures that transformers
+cannot read and models that memory cannot hold. Nothing of the file is run; its chat template is only copied.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import json
-from collections.abc import Callable
+import threading
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from gguf import GGUFReader
 from tokenizers import Tokenizer, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig, PreTrainedTokenizerBase
 from transformers.utils import logging as transformers_logging
 
 from finery_contracts.errors import WeightsInvalid
+from finery_weight_validator.engine import limited
+from finery_weight_validator.engine.gguf_header import GgufFault, read_header
+from finery_weight_validator.engine.memory import free_bytes
 
-_MAGIC = b"GGUF"
-_VERSIONS = (2, 3)
-_MAX_COUNT = 1_000_000
+_BYTES_A_PARAMETER, _ROOM_BYTES = 5, 4 * 2**30
+"""bf16 twice, for a moment, and what a tensor takes in 32 bits while it is read; libraries beside."""
+_SLOWEST_PARAMETERS_PER_S = 2_000_000
 _FAULTS = (OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, IndexError, ImportError,
            NotImplementedError)  # fmt: skip
 _DIGIT_BY_DIGIT = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
@@ -40,58 +43,76 @@ _TRACES = frozenset({"is_local", "local_files_only", "bos_token_id", "eos_token_
 """What transformers leaves in tokenizer_config.json of a GGUF: how it was called, and ids that contradict the names."""
 
 
-def make_folder(gguf: Path, target: Path, *, family: str | None, threads: int, tell: Callable[[str], None]) -> None:
-    """Write the model of ``gguf`` into ``target``; ``tell`` hears each stage and may raise to stop.
+@dataclass(frozen=True)
+class Conversion:
+    """What is converted: a whole file, how many values it holds, and how many its largest tensor."""
 
-    Holds the whole model in bf16: a bit more than two bytes of memory a parameter. Raises WeightsInvalid
-    ``gguf_invalid``, ``gguf_split``, ``gguf_not_supported`` or ``tensor_missing``.
+    gguf: Path
+    name: str
+    threads: int
+    parameters: int
+    largest: int
+
+
+def make_folder(asked: Conversion, target: Path, *, stop: threading.Event) -> None:
+    """Write the model of ``asked.gguf`` into ``target``.
+
+    Raises WeightsInvalid ``gguf_invalid``, ``gguf_not_supported``, ``tensor_missing`` or ``memory_too_small``.
     """
-    torch.set_num_threads(threads)
-    transformers_logging.disable_progress_bar()
-    tell("reading the GGUF header")
-    facts = read_facts(gguf)
-    tell("reading the tokenizer")
+    needed = asked.parameters * 2 + asked.largest * 8 + 2**30
+    free = free_bytes()
+    if free is not None and needed > free:
+        raise WeightsInvalid(
+            f"Converting {asked.gguf.name} takes about {needed} bytes of memory, {free} are free; convert it on a "
+            "larger machine, or give the model as safetensors.",
+            code="memory_too_small",
+            param=asked.gguf.name,
+        )
+    longest_s = 600 + asked.parameters / _SLOWEST_PARAMETERS_PER_S
+    limits = limited.Limits(
+        cpu_s=longest_s * asked.threads, wall_s=longest_s, file_bytes=asked.parameters * 4 + 2**30,
+        memory_bytes=asked.parameters * _BYTES_A_PARAMETER + asked.largest * 8 + _ROOM_BYTES,
+    )  # fmt: skip
     try:
-        tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
-    except _FAULTS as fault:
-        raise _not_supported(gguf, "tokenizer", fault) from fault
-    _restore_digit_splitting(tokenizer, facts)
-    tokenizer.clean_up_tokenization_spaces = tokenizer.init_kwargs["clean_up_tokenization_spaces"] = False
-    tell("reading the weights")
-    model = _read_model(gguf)
-    tell("writing safetensors")
-    model.config._name_or_path = model.name_or_path = family or gguf.stem
+        refused = limited.call(lambda: _convert(asked, target), limits, stop=stop)
+    except (limited.Beyond, limited.Failed) as fault:
+        raise _not_supported(asked.gguf, "content", fault) from fault
+    if refused is not None:
+        raise WeightsInvalid(refused["message"], code=refused["code"], param=refused["param"])
+
+
+def _convert(asked: Conversion, target: Path) -> dict[str, str | None] | None:
+    """Runs in a child; what is refused there is said again by the parent."""
+    gguf = asked.gguf
+    torch.set_num_threads(asked.threads)
+    transformers_logging.disable_progress_bar()
+    try:
+        facts = _read_facts(gguf)
+        try:
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, local_files_only=True)
+        except _FAULTS as fault:
+            raise _not_supported(gguf, "tokenizer", fault) from fault
+        _restore_digit_splitting(tokenizer, facts)
+        tokenizer.clean_up_tokenization_spaces = tokenizer.init_kwargs["clean_up_tokenization_spaces"] = False
+        model = _read_model(gguf)
+    except WeightsInvalid as fault:
+        return {"message": fault.message, "code": fault.error_code, "param": fault.param}
+    model.config._name_or_path = model.name_or_path = asked.name
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     _drop_traces(target / "tokenizer_config.json")
-    _write_card(target / "README.md", facts, name=family or gguf.stem)
+    _write_card(target / "README.md", facts, name=asked.name)
+    return None
 
 
-def read_facts(gguf: Path) -> dict[str, Any]:
-    """The short metadata of the file by key, lists left out; raises WeightsInvalid ``gguf_invalid``, ``gguf_split``."""
-    with gguf.open("rb") as file:
-        start = file.read(24)
-    version, tensors, keys = (int.from_bytes(start[a:b], "little") for a, b in ((4, 8), (8, 16), (16, 24)))
-    if start[:4] != _MAGIC or version not in _VERSIONS or not 0 < tensors <= _MAX_COUNT or keys > _MAX_COUNT:
-        raise WeightsInvalid(
-            f"{gguf.name} is no GGUF file of version 2 or 3; download it again, or give the model as safetensors.",
-            code="gguf_invalid",
-            param=gguf.name,
-        )
+def _read_facts(gguf: Path) -> dict[str, Any]:
+    """The short metadata of the file by key, lists left out; raises WeightsInvalid ``gguf_invalid``."""
     try:
-        fields = GGUFReader(gguf).fields
-        facts = {key: value.contents() for key, value in fields.items() if len(value.data) == 1}
-    except (*_FAULTS, MemoryError, OverflowError, UnicodeError) as fault:
+        return read_header(gguf).facts
+    except (GgufFault, OSError) as fault:
         raise WeightsInvalid(
-            f"{gguf.name} breaks off or is damaged ({fault}); download it again.", code="gguf_invalid", param=gguf.name
+            f"{gguf.name} cannot be used: {fault}; download it again.", code="gguf_invalid", param=gguf.name
         ) from fault
-    if int(facts.get("split.count") or 1) > 1:
-        raise WeightsInvalid(
-            f"{gguf.name} is one part of a split file; join the parts with llama-gguf-split --merge first.",
-            code="gguf_split",
-            param=gguf.name,
-        )
-    return facts
 
 
 def _read_model(gguf: Path) -> Any:

@@ -22,7 +22,7 @@ _LENGTH_KEYS = ("max_position_embeddings", "n_positions", "max_sequence_length",
 def settle(folder: Path, *, overrides: dict[str, Any], family: str | None) -> None:
     """Apply the overrides and make the files agree.
 
-    Raises WeightsInvalid ``override_unknown``, ``token_unknown``, ``config_not_json``, ``tokenizer_not_loadable``.
+    Raises WeightsInvalid ``override_unknown``, ``token_unknown``, ``config_unreadable``, ``tokenizer_not_loadable``.
     """
     unknown = sorted(overrides.keys() - KNOWN_OVERRIDES)
     if unknown:
@@ -31,7 +31,7 @@ def settle(folder: Path, *, overrides: dict[str, Any], family: str | None) -> No
             code="override_unknown",
             param=f"overrides.{unknown[0]}",
         )
-    config = _object_of(folder / "config.json", code="config_not_json")
+    config = _object_of(folder / "config.json", code="config_unreadable")
     generation_path, tokenizer_path = folder / "generation_config.json", folder / "tokenizer_config.json"
     generation = _object_of(generation_path, code="generation_config_not_json") if generation_path.is_file() else {}
     generation.pop("_from_model_config", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from finery_weight_validator.engine.folder import Survey, read_json
 from finery_weight_validator.engine.headers import Tensor, read_tensors
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
+_PLAIN_NAME = re.compile(r"[^/\\\x00-\x1f]{1,250}\.safetensors")
 _REMEDY = "save the model again with save_pretrained, or download all parts and the index again"
 
 
@@ -29,7 +31,8 @@ def read_weights(found: Survey) -> Weights:
     if not found.weights:
         return Weights()
     weights = Weights()
-    named = _named_by_index(found, weights.findings)
+    index, reason = _read_index(found)
+    named = _named_by_index(found, index, weights.findings)
     for path in found.weights:
         if named is not None and path.name not in named:
             message = "a loader would not read this file: the index (or model.safetensors) stands for the model"
@@ -41,16 +44,31 @@ def read_weights(found: Survey) -> Weights:
         weights.files.append(path)
         if not faults:
             weights.sound.add(path.name)
-    weights.findings.extend(_index_findings(found, weights))
+    weights.findings.extend(_twice(weights))
+    if SINGLE not in found.usable and INDEX in found.usable:
+        weights.findings.extend([_incomplete(INDEX, reason)] if reason else _index_findings(found, index, weights))
     return weights
 
 
-def _named_by_index(found: Survey, findings: list[Finding]) -> set[str] | None:
+def _read_index(found: Survey) -> tuple[dict[str, object], str]:
+    """The index, or an empty one and why it cannot be used."""
+    if INDEX not in found.usable:
+        return {}, ""
+    try:
+        index = read_json(found.usable[INDEX])
+    except (OSError, ValueError) as fault:
+        return {}, f"it cannot be read: {fault}"
+    if not isinstance(index.get("weight_map"), dict) or not index["weight_map"]:
+        return {}, "it holds no weight_map of tensor to file"
+    return index, ""
+
+
+def _named_by_index(found: Survey, index: dict[str, object], findings: list[Finding]) -> set[str] | None:
     """Names of the files that make the model; None: all of them, because nothing says which."""
     if SINGLE in found.usable:
         return {SINGLE}
     if INDEX in found.usable:
-        return {name for name in _weight_map(found).values() if isinstance(name, str)} or None
+        return {name for name in _weight_map(index).values() if isinstance(name, str)} or None
     many = len(found.weights) > 1
     findings.append(
         error(
@@ -63,24 +81,29 @@ def _named_by_index(found: Survey, findings: list[Finding]) -> set[str] | None:
     return None
 
 
-def _index_findings(found: Survey, weights: Weights) -> list[Finding]:
-    findings, places = [], {}
+def _twice(weights: Weights) -> list[Finding]:
+    findings: list[Finding] = []
+    places: dict[str, str] = {}
     for tensor in weights.tensors:
         if tensor.name in places:
             message = f"it stands in {places[tensor.name]} too"
             findings.append(error("tensor_surplus", f"{tensor.file}: {tensor.name}", message=message, remedy=_REMEDY))
         places[tensor.name] = tensor.file
-    if SINGLE in found.usable or INDEX not in found.usable:
-        return findings
-    stated = _weight_map(found)
-    if stated and not isinstance(_index_of(found).get("metadata"), dict):
+    return findings
+
+
+def _index_findings(found: Survey, index: dict[str, object], weights: Weights) -> list[Finding]:
+    findings: list[Finding] = []
+    stated, places = _weight_map(index), {tensor.name: tensor.file for tensor in weights.tensors}
+    if not isinstance(index.get("metadata"), dict):
         findings.append(_incomplete(f"{INDEX}: metadata", "it lacks metadata, without which transformers stops"))
-    if not stated:
-        return [*findings, _incomplete(INDEX, "it holds no weight_map of tensor to file")]
-    for name in sorted({str(file) for file in stated.values()} - found.usable.keys()):
-        findings.append(_incomplete(f"{INDEX}: {name}", "the index names this file, the folder does not hold it"))
+    for name in sorted({file if isinstance(file, str) else repr(file) for file in stated.values()}):
+        if not _PLAIN_NAME.fullmatch(name):
+            findings.append(_incomplete(f"{INDEX}: {name}", "it names no plain .safetensors file of this folder"))
+        elif name not in found.usable:
+            findings.append(_incomplete(f"{INDEX}: {name}", "the index names this file, the folder does not hold it"))
     for name, file in stated.items():
-        if file in weights.sound and places.get(name) != file:
+        if isinstance(file, str) and file in weights.sound and places.get(name) != file:
             findings.append(_incomplete(f"{INDEX}: {name}", f"the index places it in {file}, which does not hold it"))
     for name, file in places.items():
         if name not in stated:
@@ -88,16 +111,9 @@ def _index_findings(found: Survey, weights: Weights) -> list[Finding]:
     return findings
 
 
-def _weight_map(found: Survey) -> dict[str, object]:
-    stated = _index_of(found).get("weight_map")
+def _weight_map(index: dict[str, object]) -> dict[str, object]:
+    stated = index.get("weight_map")
     return stated if isinstance(stated, dict) else {}
-
-
-def _index_of(found: Survey) -> dict[str, object]:
-    try:
-        return read_json(found.usable[INDEX])
-    except (OSError, ValueError):
-        return {}
 
 
 def _incomplete(where: str, message: str) -> Finding:

@@ -23,56 +23,106 @@ _LARGEST = {
     "num_layers": 2_000,
 }  # fmt: skip
 _NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "vocab_size")
-_GROUPED = frozenset({"mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text"})
+_GROUPED = frozenset({"mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "glm", "glm4",
+                      "smollm3"})  # fmt: skip
 """Families whose missing ``num_key_value_heads`` means a fixed number, not the number of heads."""
 _LEFTOVERS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
 _EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 _REMEDY = "use the config.json and the weights of one and the same save"
 
 
+_NUMBERS = ("rms_norm_eps", "layer_norm_eps", "rope_theta", "initializer_range", "attention_dropout",
+            "partial_rotary_factor", "attn_logit_softcapping", "final_logit_softcapping")  # fmt: skip
+_COUNTS = ("max_position_embeddings", "sliding_window", "n_positions", "seq_length", "num_experts_per_tok",
+           "moe_intermediate_size", "kv_channels")  # fmt: skip
+_TRUTHS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache", "use_sliding_window", "use_qk_norm")
+_TEXTS = ("model_type", "hidden_act", "hidden_activation", "torch_dtype", "dtype", "transformers_version")
+_OBJECTS = ("rope_scaling", "rope_parameters", "text_config", "vision_config", "auto_map")
+_LISTS = ("architectures", "layer_types", "no_rope_layers")
+_TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
+_LARGEST_COUNT = 10**9
+_QUANTISED = re.compile(r"\.(qweight|qzeros|weight_packed|weight_scale|weight_zero_point|SCB|quant_state\.\S+)$")
+
+
 @dataclass(frozen=True, slots=True)
 class _Family:
-    """What sets a family apart from Llama's layout; ``head_dim`` is what a config without it means."""
+    """What sets a family apart from Llama's layout; ``head_dim`` is what a config without it means.
+
+    ``qkv_bias`` None: as ``attention_bias`` says, which is ``biased`` when the config does not say; the output
+    projection follows it when ``output_bias``. ``head_norms`` "each" has one size a head, "all" one for all heads.
+    """
 
     tied: bool = False
     qkv_bias: bool | None = None
-    head_norms: bool = False
-    feedforward_norms: bool = False
-    fused: bool = False
+    biased: bool = False
+    output_bias: bool = True
+    head_norms: str = ""
+    norms: tuple[str, ...] = ("input_layernorm", "post_attention_layernorm")
+    fused_qkv: bool = False
+    fused_mlp: bool = False
     head_dim: int | None = None
 
 
+_FOUR_NORMS = ("input_layernorm", "post_attention_layernorm", "pre_feedforward_layernorm", "post_feedforward_layernorm")
 _FAMILIES: Mapping[str, _Family] = {
     "llama": _Family(),
+    "granite": _Family(),
     "mistral": _Family(qkv_bias=False),
+    "ministral": _Family(qkv_bias=False),
     "qwen2": _Family(qkv_bias=True),
-    "qwen3": _Family(head_norms=True, head_dim=128),
+    "qwen3": _Family(head_norms="each", head_dim=128),
     "gemma": _Family(tied=True, head_dim=256),
-    "gemma2": _Family(tied=True, feedforward_norms=True, head_dim=256),
-    "gemma3_text": _Family(tied=True, head_norms=True, feedforward_norms=True, head_dim=256),
-    "phi3": _Family(fused=True, qkv_bias=False),
-}
+    "gemma2": _Family(tied=True, norms=_FOUR_NORMS, head_dim=256),
+    "gemma3_text": _Family(tied=True, head_norms="each", norms=_FOUR_NORMS, head_dim=256),
+    "phi3": _Family(qkv_bias=False, fused_qkv=True, fused_mlp=True),
+    "glm": _Family(output_bias=False, biased=True, fused_mlp=True, head_dim=128),
+    "glm4": _Family(
+        output_bias=False, biased=True, fused_mlp=True, head_dim=128,
+        norms=("input_layernorm", "post_attention_layernorm", "post_self_attn_layernorm", "post_mlp_layernorm"),
+    ),
+    "smollm3": _Family(tied=True),
+    "olmo2": _Family(head_norms="all", norms=("post_attention_layernorm", "post_feedforward_layernorm")),
+    "exaone4": _Family(
+        qkv_bias=False, head_norms="each", norms=("post_attention_layernorm", "post_feedforward_layernorm")
+    ),
+}  # fmt: skip
 
 
 def key_findings(config: Mapping[str, Any]) -> list[Finding]:
-    """``structure_key_missing`` and ``structure_differs`` for values that no model can have."""
+    """``structure_differs`` for keys that are missing and for values that no model can have."""
     findings = []
     if config.get("model_type") in _FAMILIES:
         findings += [
-            error(
-                "structure_key_missing",
-                f"config.json: {key}",
-                message="the key is missing; without it transformers silently takes a default",
-                remedy="put the model's own config.json there",
-            )
+            _differs(key, "the key is missing; without it transformers silently takes a default")
             for key in (*_NEEDED, *(("num_key_value_heads",) if config["model_type"] in _GROUPED else ()))
             if config.get(key) is None
         ]
-    for key, largest in _LARGEST.items():
+    for key, largest in (*_LARGEST.items(), *((key, _LARGEST_COUNT) for key in _COUNTS)):
         value = config.get(key)
         if value is not None and not (type(value) is int and 0 < value <= largest):
-            findings.append(_differs(key, f"{str(value)[:40]} is no whole number from 1 to {largest}"))
-    return findings or _ratio_findings(config)
+            findings.append(_differs(key, f"{_shown(value)} is no whole number from 1 to {largest}"))
+    findings += _type_findings(config)
+    return findings or [*_ratio_findings(config), *_token_findings(config)]
+
+
+def quantisation_findings(config: Mapping[str, Any] | None, tensors: Sequence[Tensor]) -> list[Finding]:
+    """``quantization_config_missing`` or ``…_unexpected`` by what the weights themselves are."""
+    if config is None or not tensors:
+        return []
+    stated, packed = bool(config.get("quantization_config")), [t for t in tensors if _QUANTISED.search(t.name)]
+    if packed and not stated:
+        message = f"the weights are quantised ({packed[0].name}), but config.json has no quantization_config"
+        remedy = "put the config.json of the quantised model there"
+        return [
+            error("quantization_config_missing", "config.json: quantization_config", message=message, remedy=remedy)
+        ]
+    if stated and not packed and all(tensor.dtype in ("F64", "F32", "F16", "BF16") for tensor in tensors):
+        message = "it is there, but no tensor is quantised"
+        remedy = "remove it, or use the quantised weights it belongs to"
+        return [
+            error("quantization_config_unexpected", "config.json: quantization_config", message=message, remedy=remedy)
+        ]
+    return []
 
 
 def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
@@ -131,6 +181,45 @@ def vocabulary_findings(tensors: Sequence[Tensor], *, tokens: int) -> list[Findi
     return []
 
 
+def _type_findings(config: Mapping[str, Any]) -> list[Finding]:
+    """Loaders take a text "false" for true, and a list where a number belongs for a reason to stop."""
+    findings = []
+    kinds: tuple[tuple[tuple[str, ...], tuple[type, ...], str], ...] = (
+        (_NUMBERS, (int, float), "number"), (_TRUTHS, (bool,), "truth value"), (_TEXTS, (str,), "text"),
+        (_OBJECTS, (dict,), "object"), (_LISTS, (list,), "list"),
+    )  # fmt: skip
+    for keys, types, name in kinds:
+        for key in keys:
+            value = config.get(key)
+            if value is not None and type(value) not in types:
+                findings.append(_differs(key, f"{_shown(value)} is no {name}"))
+    names = config.get("architectures")
+    if isinstance(names, list) and not all(isinstance(entry, str) for entry in names):
+        findings.append(_differs("architectures", "it holds something that is no text"))
+    for key in _TOKENS:
+        value = config.get(key)
+        if value is not None and not all(
+            type(entry) is int for entry in (value if isinstance(value, list) else [value])
+        ):
+            findings.append(_differs(key, f"{_shown(value)} is no id of a token"))
+    return findings
+
+
+def _token_findings(config: Mapping[str, Any]) -> list[Finding]:
+    """``token_id_outside``: an end that the model cannot say never comes. Padding is replaced by loaders."""
+    findings, rows = [], config.get("vocab_size")
+    for key in _TOKENS if rows else ():
+        value = config.get(key)
+        outside = [entry for entry in (value if isinstance(value, list) else [value]) if entry is not None]
+        outside = [entry for entry in outside if not 0 <= entry < rows]
+        if outside:
+            say = warning if key == "pad_token_id" else error
+            message = f"{outside[0]} is no id from 0 to {rows - 1}, the rows that vocab_size promises"
+            remedy = "use the config.json and the tokenizer of one and the same model"
+            findings.append(say("token_id_outside", f"config.json: {key}", message=message, remedy=remedy))
+    return findings
+
+
 def _ratio_findings(config: Mapping[str, Any]) -> list[Finding]:
     findings = []
     heads, groups = config.get("num_attention_heads"), config.get("num_key_value_heads")
@@ -179,29 +268,27 @@ def _attention(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     size = config.get("head_dim") or family.head_dim or hidden // heads
     query, keys = heads * size, (config.get("num_key_value_heads") or heads) * size
     parts: dict[str, tuple[int, ...]] = {"self_attn.o_proj.weight": (hidden, query)}
-    if family.fused:
+    if family.fused_qkv:
         parts["self_attn.qkv_proj.weight"] = (query + 2 * keys, hidden)
     else:
         widths = {"q_proj": query, "k_proj": keys, "v_proj": keys}
         parts |= {f"self_attn.{name}.weight": (width, hidden) for name, width in widths.items()}
-        biased = config.get("attention_bias", False) if family.qkv_bias is None else family.qkv_bias
+        biased = config.get("attention_bias", family.biased) if family.qkv_bias is None else family.qkv_bias
         if biased:
             parts |= {f"self_attn.{name}.bias": (width,) for name, width in widths.items()}
-        if biased and family.qkv_bias is None:
+        if biased and family.qkv_bias is None and family.output_bias:
             parts["self_attn.o_proj.bias"] = (hidden,)
     if family.head_norms:
-        parts |= {"self_attn.q_norm.weight": (size,), "self_attn.k_norm.weight": (size,)}
+        widths = (size, size) if family.head_norms == "each" else (query, keys)
+        parts |= {f"self_attn.{name}_norm.weight": (width,) for name, width in zip("qk", widths, strict=True)}
     return parts
 
 
 def _feedforward(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     family, hidden, inner = _FAMILIES[config["model_type"]], config["hidden_size"], config["intermediate_size"]
-    norms = ["input_layernorm", "post_attention_layernorm"]
-    if family.feedforward_norms:
-        norms += ["pre_feedforward_layernorm", "post_feedforward_layernorm"]
-    parts: dict[str, tuple[int, ...]] = {f"{norm}.weight": (hidden,) for norm in norms}
+    parts: dict[str, tuple[int, ...]] = {f"{norm}.weight": (hidden,) for norm in family.norms}
     parts["mlp.down_proj.weight"] = (hidden, inner)
-    rows = {"gate_up_proj": 2 * inner} if family.fused else {"gate_proj": inner, "up_proj": inner}
+    rows = {"gate_up_proj": 2 * inner} if family.fused_mlp else {"gate_proj": inner, "up_proj": inner}
     parts |= {f"mlp.{name}.weight": (width, hidden) for name, width in rows.items()}
     if config.get("mlp_bias"):
         parts |= {f"mlp.{name}.bias": (width,) for name, width in {**rows, "down_proj": hidden}.items()}
@@ -217,5 +304,9 @@ def _layer_count(names: Mapping[str, Tensor]) -> int:
     return max(map(int, found), default=-1) + 1
 
 
+def _shown(value: Any) -> str:
+    return repr(value)[:40] if not isinstance(value, int) or -(10**20) < value < 10**20 else "a number of many digits"
+
+
 def _differs(key: str, message: str) -> Finding:
-    return error("structure_differs", f"config.json: {key}", message=message, remedy=_REMEDY)
+    return error("structure_differs", f"config.json: {key}", message=message, remedy=_REMEDY, key=key)

@@ -1,15 +1,14 @@
-"""Renders one chat template in a process of its own: ``python -m finery_weight_validator.engine.template``.
+"""Parses and renders one chat template in jinja2's immutable sandbox; called in a limited child and nowhere else.
 
-Reads ``{"template", "tokens", "conversations"}`` from standard input, answers ``{"syntax"}`` or ``{"texts": […]}`` with
-``{"text"}`` or ``{"error"}`` for each. It gives itself two seconds of processor, half a gigabyte of memory, no file to
-write, and jinja2's immutable sandbox.
+It refuses templates that read other files, that name attributes with underscores (how a template gets out of its
+sandbox), and those that the sandbox had to stop even once, whether or not the text came out.
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import sys
+import re
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -19,9 +18,16 @@ import jinja2.nodes
 import jinja2.parser
 import jinja2.sandbox
 
-CPU_S = 2
-MEMORY_BYTES = 512 * 2**20
 MAX_TEXT = 2**20
+_LOADS = (jinja2.nodes.Include, jinja2.nodes.Import, jinja2.nodes.FromImport, jinja2.nodes.Extends)
+_HIDDEN_NAME = re.compile(r"__|(mro|gi_\w+|f_globals|f_locals|func_\w+|tb_\w+|cr_\w+|ag_\w+)$")
+_HIDDEN_TEXT = re.compile(r"__[a-z]+__")
+_LARGEST_RANGE = 10_000
+_MOST_NODES = 200_000
+
+
+class Refused(Exception):
+    """The template asks for what no template may have; the text says what."""
 
 
 class _GenerationBlock(jinja2.ext.Extension):
@@ -35,41 +41,95 @@ class _GenerationBlock(jinja2.ext.Extension):
         return parser.parse_statements(("name:endgeneration",), drop_needle=True)
 
 
-def main() -> int:
-    """Limit this process, render, answer."""
-    resource.setrlimit(resource.RLIMIT_CPU, (CPU_S, CPU_S + 1))
-    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-    request = json.loads(sys.stdin.buffer.read())
-    json.dump(_answer(request), sys.stdout)
-    return 0
+class _Sandbox(jinja2.sandbox.ImmutableSandboxedEnvironment):
+    """jinja2's own, which answers a forbidden attribute with something undefined: here it ends the rendering."""
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> jinja2.Undefined:
+        """Called when the sandbox keeps an attribute back."""
+        raise Refused(f"it reaches for {attribute[:60]!r} of {type(obj).__name__}, which the sandbox keeps back")
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
-    environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols]
-    )
+def render(request: dict[str, Any]) -> dict[str, Any]:
+    """``{"refused"}``, ``{"syntax"}``, or ``{"texts": […]}`` with ``{"text"}`` or ``{"error"}`` for each conversation.
+
+    ``request``: template, tokens by name, and conversations of messages with tools or none.
+    """
+    environment = _Sandbox(trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationBlock, jinja2.ext.loopcontrols])
     environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise
-    environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(form)
+    environment.globals["strftime_now"] = lambda form: datetime.now(UTC).strftime(str(form)[:100])
     try:
+        _inspect(environment.parse(request["template"]))
         template = environment.from_string(request["template"])
-    except (jinja2.TemplateError, RecursionError, ValueError) as fault:
-        return {"syntax": str(fault)[:500]}
-    return {"texts": [_rendered(template, messages, request["tokens"]) for messages in request["conversations"]]}
+    except Refused as fault:
+        return {"refused": str(fault)[:300]}
+    except (jinja2.TemplateError, RecursionError, ValueError, OverflowError, SyntaxError) as fault:
+        return {"syntax": str(fault)[:300]}
+    texts = []
+    for asked in request["conversations"]:
+        try:
+            texts.append(_rendered(template, asked, request["tokens"]))
+        except Refused as fault:
+            return {"refused": str(fault)[:300]}
+    return {"texts": texts}
 
 
-def _rendered(template: jinja2.Template, messages: list[dict[str, str]], tokens: dict[str, str]) -> dict[str, str]:
+def _inspect(tree: jinja2.nodes.Template) -> None:
+    """Raise Refused for what is wrong wherever it stands, in a branch that is never rendered here, too."""
+    for count, node in enumerate(_nodes(tree)):
+        if count > _MOST_NODES:
+            raise Refused(f"it has more than {_MOST_NODES} parts")
+        if isinstance(node, _LOADS):
+            raise Refused(f"it reads another template ({type(node).__name__.lower()})")
+        if isinstance(node, jinja2.nodes.Getattr) and _HIDDEN_NAME.match(node.attr):
+            raise Refused(f"it names the attribute {node.attr[:60]!r}")
+        if isinstance(node, jinja2.nodes.Name) and _HIDDEN_NAME.match(node.name):
+            raise Refused(f"it names {node.name[:60]!r}")
+        if isinstance(node, jinja2.nodes.Const) and isinstance(node.value, str) and _HIDDEN_TEXT.search(node.value):
+            raise Refused(f"it spells {node.value[:60]!r}")
+        if isinstance(node, jinja2.nodes.Filter) and node.name == "attr":
+            raise Refused("it takes attributes by a name that it computes (the filter attr)")
+        if isinstance(node, jinja2.nodes.Call) and _is_huge_range(node):
+            raise Refused(f"it counts to more than {_LARGEST_RANGE}")
+
+
+def _nodes(tree: jinja2.nodes.Node) -> Iterator[jinja2.nodes.Node]:
+    waiting: list[jinja2.nodes.Node] = [tree]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        waiting.extend(node.iter_child_nodes())
+
+
+def _is_huge_range(call: jinja2.nodes.Call) -> bool:
+    if not (isinstance(call.node, jinja2.nodes.Name) and call.node.name == "range"):
+        return False
+    for argument in call.args:
+        try:
+            value = argument.as_const()
+        except (jinja2.nodes.Impossible, ArithmeticError, TypeError, ValueError):
+            continue
+        if isinstance(value, int) and abs(value) > _LARGEST_RANGE:
+            return True
+    return False
+
+
+def _rendered(template: jinja2.Template, asked: dict[str, Any], tokens: dict[str, str]) -> dict[str, str]:
     """The sandbox does not bound what a template's own arithmetic may raise, hence the broad net."""
     pieces, size = [], 0
+    given = {**tokens, "messages": asked["messages"], "tools": asked["tools"], "documents": None}
     try:
-        for piece in template.generate(messages=messages, add_generation_prompt=True, tools=None, **tokens):
+        for piece in template.generate(**given, add_generation_prompt=asked["prompt"]):
             pieces.append(piece)
             size += len(piece)
             if size > MAX_TEXT:
-                return {"error": f"it writes more than {MAX_TEXT} characters for a few short messages"}
+                raise Refused(f"it writes more than {MAX_TEXT} characters for a few short messages")
+    except (Refused, MemoryError):
+        raise
+    except (jinja2.sandbox.SecurityError, OverflowError, RecursionError) as fault:
+        raise Refused(f"{type(fault).__name__}: {fault}") from fault
     except Exception as fault:
-        return {"error": f"{type(fault).__name__}: {fault}"[:500]}
+        return {"error": f"{type(fault).__name__}: {fault}"[:300]}
     return {"text": "".join(pieces)}
 
 
@@ -78,8 +138,4 @@ def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
 
 
 def _raise(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    raise jinja2.TemplateError(str(message)[:300])
