@@ -38,6 +38,7 @@ from finery_weight_validator.engine import (
     values,
 )
 from finery_weight_validator.engine.findings import error, errors_of, shortened
+from finery_weight_validator.engine.folder import Survey
 from finery_weight_validator.engine.memory import free_bytes
 from finery_weight_validator.engine.settled import longest_of
 from finery_weight_validator.engine.verdict import Verdict, judge_headers, skipped
@@ -87,12 +88,13 @@ def check(work: JobFolder) -> ValidateOutput:
 
 def look_over(work: JobFolder, spec: ValidateSpec) -> ValidateOutput:
     """Everything that is wrong with a folder, in one go; the verdict on headers is told before the rest begins."""
-    work.progress(phase=Phase.RUNNING, message="checking headers")
-    with work.span("check.headers"):
-        verdict = judge_headers(spec, copies=work.folder / "repaired")
-    report = _Report(verdict, findings=list(verdict.findings))
-    faults = len(errors_of(verdict.findings))
-    told = f"headers judged in {verdict.facts['headers_ms']} ms: {faults or 'no'} faults"
+    work.progress(phase=Phase.RUNNING, message="checking")
+    report = _Report(Verdict(Survey(Path(spec.model))))
+    with _stage(work, "headers", report):
+        report.verdict = judge_headers(spec, copies=work.folder / "repaired")
+        report.findings += report.verdict.findings
+    verdict, faults = report.verdict, len(errors_of(report.findings))
+    told = f"headers judged in {verdict.facts.get('headers_ms', '?')} ms: {faults or 'no'} faults"
     work.progress(message=told, metrics={"header_faults": faults})
     if verdict.is_folder:
         with _stage(work, "repairs", report):

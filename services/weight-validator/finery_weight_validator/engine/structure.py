@@ -91,10 +91,10 @@ _FAMILIES: Mapping[str, _Family] = {
 def key_findings(config: Mapping[str, Any]) -> list[Finding]:
     """``structure_differs`` for keys that are missing and for values that no model can have."""
     findings = []
-    if config.get("model_type") in _FAMILIES:
+    if str(config.get("model_type")) in _FAMILIES:
         findings += [
             _differs(key, "the key is missing; without it transformers silently takes a default")
-            for key in (*_NEEDED, *(("num_key_value_heads",) if config["model_type"] in _GROUPED else ()))
+            for key in (*_NEEDED, *(("num_key_value_heads",) if str(config["model_type"]) in _GROUPED else ()))
             if config.get(key) is None
         ]
     for key, largest in (*_LARGEST.items(), *((key, _LARGEST_COUNT) for key in _COUNTS)):
