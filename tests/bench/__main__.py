@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from tests.bench import admission, commit, hot, ingest, meter, neardup, submit, up, webhooks
+from tests.bench import admission, commit, hot, ingest, meter, neardup, submit, up, webhooks, weights
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,14 @@ def _ingest_memory() -> list[Figure]:
     return [Figure("ingest_memory_mb", ingest.memory_mb(), 600)]
 
 
+def _weights_header() -> list[Figure]:
+    return [Figure("weights_header_ms", weights.header_ms(), weights.HEADER_GOAL_MS)]
+
+
+def _weights_full() -> list[Figure]:
+    return [Figure("weights_full_vs_sha256", weights.full_vs_sha256(), weights.FULL_GOAL, floor=True)]
+
+
 BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "up_ready_s": _up,
     "up_memory_mb": _up,
@@ -99,6 +107,8 @@ BENCHES: dict[str, Callable[[], list[Figure]]] = {
     "ingest_vs_datasets": _ingest_datasets,
     "ingest_vs_msgspec": _ingest_msgspec,
     "ingest_memory_mb": _ingest_memory,
+    "weights_header_ms": _weights_header,
+    "weights_full_vs_sha256": _weights_full,
 }
 
 
