@@ -82,8 +82,9 @@ def _shapes() -> dict[str, tuple[int, ...]]:
     for layer in range(LAYERS):
         parts = {
             "self_attn.q_proj": (HIDDEN, HIDDEN), "self_attn.k_proj": (KEYS, HIDDEN),
-            "self_attn.v_proj": (KEYS, HIDDEN), "self_attn.o_proj": (HIDDEN, HIDDEN), "mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN),
-            "mlp.down_proj": (HIDDEN, INNER), "input_layernorm": (HIDDEN,), "post_attention_layernorm": (HIDDEN,),
+            "self_attn.v_proj": (KEYS, HIDDEN), "self_attn.o_proj": (HIDDEN, HIDDEN),
+            "mlp.gate_proj": (INNER, HIDDEN), "mlp.up_proj": (INNER, HIDDEN), "mlp.down_proj": (HIDDEN, INNER),
+            "input_layernorm": (HIDDEN,), "post_attention_layernorm": (HIDDEN,),
         }  # fmt: skip
         shapes |= {f"model.layers.{layer}.{name}.weight": shape for name, shape in parts.items()}
         biases = {"q_proj": HIDDEN, "k_proj": KEYS, "v_proj": KEYS}
