@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from folder_builders import TEMPLATE, WEIGHTS, change_json, codes, run_engine, validate
+from hostile_values import ggufs
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from finery_contracts.jobs import ImportSpec, JobResult
@@ -206,7 +207,89 @@ def test_a_gguf_file_that_cannot_be_used_is_refused(
     assert result.error.code == code
 
 
-def write_gguf(model: Path, path: Path) -> None:
+@pytest.mark.parametrize("parts", [2, 5])
+def test_a_split_gguf_file_gives_the_same_model_as_a_whole_one(model: Path, tmp_path: Path, parts: int) -> None:
+    write_gguf(model, tmp_path / "whole" / "tiny.gguf")
+    split(tmp_path / "whole" / "tiny.gguf", tmp_path / "parts", parts=parts)
+
+    _, _, whole = import_model(tmp_path / "whole", tmp_path / "one", family="Tiny")
+    status, result, made = import_model(tmp_path / "parts", tmp_path / "two", family="Tiny")
+
+    assert status == 0, result.error
+    assert (made / WEIGHTS).read_bytes() == (whole / WEIGHTS).read_bytes()
+    assert (made / "tokenizer.json").read_bytes() == (whole / "tokenizer.json").read_bytes()
+    assert not list((tmp_path / "two").glob("*.gguf"))
+
+
+def test_a_split_gguf_file_needs_all_its_parts(model: Path, tmp_path: Path) -> None:
+    write_gguf(model, tmp_path / "whole" / "tiny.gguf")
+    split(tmp_path / "whole" / "tiny.gguf", tmp_path / "parts", parts=3)
+    (tmp_path / "parts" / "tiny-00002-of-00003.gguf").unlink()
+
+    status, result, _ = import_model(tmp_path / "parts", tmp_path / "job")
+
+    assert (status, result.error.code if result.error else None) == (2, "gguf_split")
+
+
+@pytest.mark.parametrize("kind", ["Q8_0", "Q4_0", "Q4_1", "Q5_1", "F16", "BF16"])
+def test_quantised_gguf_weights_come_back_as_what_they_stand_for(model: Path, tmp_path: Path, kind: str) -> None:
+    chosen = gguf.GGMLQuantizationType[kind]
+    write_gguf(model, tmp_path / "source" / "tiny.gguf", kind=chosen)
+
+    status, result, made = import_model(tmp_path / "source", tmp_path / "job")
+
+    assert status == 0, result.error
+    name = "model.layers.0.mlp.up_proj.weight"
+    before = AutoModelForCausalLM.from_pretrained(model).state_dict()[name].float().numpy()
+    stands_for = gguf.dequantize(gguf.quantize(before, chosen), chosen)
+    after = AutoModelForCausalLM.from_pretrained(made).state_dict()[name]
+    assert torch.equal(after, torch.from_numpy(stands_for).to(torch.bfloat16))
+
+
+def test_a_link_named_as_the_gguf_file_is_not_followed_out(model: Path, tmp_path: Path) -> None:
+    write_gguf(model, tmp_path / "elsewhere" / "secret.gguf")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "a.gguf").symlink_to(tmp_path / "elsewhere" / "secret.gguf")
+
+    _, result, _ = import_model(tmp_path / "source", tmp_path / "job", gguf_file="a.gguf")
+
+    assert (result.error.code if result.error else None) == "gguf_missing"
+
+
+@pytest.mark.parametrize(("name", "damage"), list(ggufs()), ids=[name for name, _ in ggufs()])
+def test_a_lying_gguf_header_is_refused_before_any_library_sees_it(
+    tmp_path: Path, name: str, damage: Callable[[Path], object]
+) -> None:
+    damage(tmp_path / "source")
+
+    status, result, _ = import_model(tmp_path / "source", tmp_path / "job")
+
+    assert (status, result.error.code if result.error else None) == (2, "gguf_invalid"), name
+
+
+def split(path: Path, target: Path, *, parts: int) -> None:
+    """As llama.cpp's gguf-split does: the first part has all keys, each has a share of the tensors."""
+    reader = gguf.GGUFReader(path)
+    target.mkdir()
+    for number in range(parts):
+        writer = gguf.GGUFWriter(target / f"{path.stem}-{number + 1:05d}-of-{parts:05d}.gguf", "llama")
+        for key, value in reader.fields.items() if number == 0 else ():
+            if key.startswith("GGUF.") or key == "general.architecture":
+                continue
+            inner = value.types[1] if len(value.types) > 1 else None
+            writer.add_key_value(key, value.contents(), value.types[0], sub_type=inner)
+        writer.add_uint16("split.no", number)
+        writer.add_uint16("split.count", parts)
+        writer.add_int32("split.tensors.count", len(reader.tensors))
+        for tensor in reader.tensors[number::parts]:
+            writer.add_tensor(tensor.name, np.array(tensor.data))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+
+def write_gguf(model: Path, path: Path, *, kind: gguf.GGMLQuantizationType | None = None) -> None:
     """The model as llama.cpp stores it: 32-bit floats, query and key rows in its order of rotation."""
     path.parent.mkdir()
     tokenizer = AutoTokenizer.from_pretrained(model)
@@ -235,7 +318,10 @@ def write_gguf(model: Path, path: Path) -> None:
     writer.add_chat_template(TEMPLATE)
     for name, value in AutoModelForCausalLM.from_pretrained(model).state_dict().items():
         if name != "lm_head.weight":
-            writer.add_tensor(gguf_name(name), rotated(name, value.float().numpy()))
+            rows = rotated(name, value.float().numpy())
+            packed = kind is not None and rows.ndim == 2 and "embed" not in name
+            data = gguf.quantize(rows, kind) if packed else rows
+            writer.add_tensor(gguf_name(name), data, raw_dtype=kind if packed else None)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

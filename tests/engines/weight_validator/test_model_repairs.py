@@ -162,8 +162,9 @@ def test_allowed_code_runs_in_its_child_and_no_other_does(model: Path, tmp_path:
 
     assert codes(refused).count("remote_code") == codes(other).count("remote_code") == 2
     assert (status, codes(accepted)) == (0, [])
-    assert accepted["facts"]["tokens"] > 0
-    assert not trace.exists()  # it tried, and a file outside its own room is over the child's limit
+    assert accepted["facts"]["max_length"] == 77  # its own code said so
+    assert "max_length" not in refused["facts"]
+    assert not trace.exists()
 
 
 def test_repaired_code_runs_when_it_was_allowed_as_it_is_after_the_repair(model: Path, tmp_path: Path) -> None:
@@ -190,18 +191,25 @@ def _padded(text: str, **told: Any) -> Any:
 
 
 def _own_tokenizer(trace: Path) -> str:
-    """A tokenizer as a folder may bring it; when it runs it tries to write more than its child may."""
+    """A tokenizer as a folder may bring it: it tries what its child may not, and gives itself a telling length."""
     return f"""\
+import os
+import socket
+
 from transformers import PreTrainedTokenizerFast
 
 try:
-    with open({str(trace)!r}, "wb") as file:
-        file.write(bytes(2**30))
+    open({str(trace)!r}, "wb").close()
 except OSError:
-    import os
-    os.unlink({str(trace)!r})
+    pass
+os.system("touch {trace}")
+try:
+    socket.create_connection(("127.0.0.1", 9), 1).close()
+except OSError:
+    pass
 
 
 class ChatGLMTokenizer(PreTrainedTokenizerFast):
-    pass
+    def __init__(self, *arguments, **named):
+        super().__init__(*arguments, **{{**named, "model_max_length": 77}})
 """

@@ -27,6 +27,15 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "gemma2": {},
     "gemma3_text": {"head_dim": 8},
     "phi3": {},
+    "ministral": {"head_dim": 8},
+    "glm": {"head_dim": 8},
+    "glm without biases": {"model_type": "glm", "head_dim": 8, "attention_bias": False},
+    "glm4": {"head_dim": 8},
+    "glm4 by default": {"model_type": "glm4"},
+    "smollm3": {},
+    "granite": {},
+    "olmo2": {},
+    "exaone4": {},
     "tied llama": {"model_type": "llama", "tie_word_embeddings": True},
 }
 

@@ -39,7 +39,7 @@ def prove(trial: Trial, *, stop: threading.Event) -> list[Finding]:
     longest_s = 300 + trial.size_bytes / _SLOWEST_BYTES_PER_S
     limits = limited.Limits(
         cpu_s=longest_s * trial.threads, wall_s=longest_s, memory_bytes=4 * 2**30 + 3 * trial.size_bytes,
-        file_bytes=256 * 2**20,
+        file_bytes=256 * 2**20, writable=trial.code,
     )  # fmt: skip
     try:
         answer = limited.call(lambda: [finding.model_dump() for finding in _try(trial)], limits, stop=stop)

@@ -71,7 +71,7 @@ def make_folder(asked: Conversion, target: Path, *, stop: threading.Event) -> No
     longest_s = 600 + asked.parameters / _SLOWEST_PARAMETERS_PER_S
     limits = limited.Limits(
         cpu_s=longest_s * asked.threads, wall_s=longest_s, file_bytes=asked.parameters * 4 + 2**30,
-        memory_bytes=asked.parameters * _BYTES_A_PARAMETER + asked.largest * 8 + _ROOM_BYTES,
+        memory_bytes=asked.parameters * _BYTES_A_PARAMETER + asked.largest * 8 + _ROOM_BYTES, writable=target,
     )  # fmt: skip
     try:
         refused = limited.call(lambda: _convert(asked, target), limits, stop=stop)

@@ -1,8 +1,8 @@
 """Calls a function that touches untrusted bytes in a forked child with hard limits, and brings its answer back.
 
-The child has processor, wall time, memory, file size and answer size bounded, no terminal, no other open file, no
-network where the system lets it give that up, and dies with its parent. Whatever happens there, here is an answer or a
-``Beyond`` that says which limit was met.
+The child has processor, wall time, memory, file size and answer size bounded, no terminal, no other open file, and dies
+with its parent; where the system lets it, it gives up network, other programs, and writing outside one folder. Whatever
+happens there, here is an answer or a ``Beyond`` that says which limit was met.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from finery_ml.job import Terminated
+from finery_weight_validator.engine import landlock
 
 _PR_SET_PDEATHSIG = 1
 _NEW_NETWORK, _NEW_USER = 0x4000_0000, 0x1000_0000
@@ -33,13 +34,17 @@ _TEXT = 400
 
 @dataclass(frozen=True)
 class Limits:
-    """What one call may take; ``memory_bytes`` comes on top of what the process has mapped already."""
+    """What one call may take; ``memory_bytes`` comes on top of what the process has mapped already.
+
+    ``writable`` is the one folder where files may be written, where the system can hold it to that.
+    """
 
     cpu_s: float
     wall_s: float
     memory_bytes: int
     file_bytes: int = 0
     answer_bytes: int = 8 * 2**20
+    writable: Path | None = None
 
 
 class Beyond(Exception):
@@ -136,6 +141,7 @@ def _confine(write_end: int, limits: Limits) -> None:
         system.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if system.unshare(_NEW_NETWORK) != 0:  # who may not do it as the machine may do it as a user of its own
             system.unshare(_NEW_USER | _NEW_NETWORK)
+    landlock.confine(limits.writable)
     _limit(resource.RLIMIT_CPU, math.ceil(limits.cpu_s) + 1)
     _limit(resource.RLIMIT_FSIZE, limits.file_bytes)
     _limit(resource.RLIMIT_CORE, 0)

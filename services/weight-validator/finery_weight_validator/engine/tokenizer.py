@@ -6,7 +6,7 @@ transformers sees it. No code of the folder runs unless all of it was allowed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,7 @@ def load(view: Path, *, code: Path | None = None) -> tuple[Loaded | None, list[F
             limited.call(lambda: _read_file(view / where), FILE_LIMITS)
         import transformers  # noqa: F401 - here once, so that no child has to
 
-        answer = limited.call(lambda: _load_folder(view, code), LOAD_LIMITS)
+        answer = limited.call(lambda: _load_folder(view, code), replace(LOAD_LIMITS, writable=code))
     except (limited.Beyond, limited.Failed) as fault:
         return None, [not_loadable(where, str(fault))]
     loaded = Loaded(
