@@ -204,6 +204,7 @@ REMARKS: dict[str, tuple[Damage, str]] = {
     "no template": (remove("chat_template.jinja"), "chat_template_missing"),
     "no licence": (remove("LICENSE"), "licence_missing"),
     "no class named": (config("architectures"), "structure_differs"),
+    "another type promised": (config(dtype="float32"), "dtype_differs"),
     "types mixed": (tensors(lambda t: t.update({NORM: t[NORM].float()})), "dtype_mixed"),
     "a family of its own": (config(model_type="brand_new"), "structure_not_compared"),
     "a template that refuses system": (

@@ -59,6 +59,18 @@ def test_only_known_kinds_of_files_are_copied(model: Path, tmp_path: Path) -> No
     }  # fmt: skip
 
 
+def make_hollow(model: Path) -> None:
+    raw = (model / WEIGHTS).read_bytes()
+    (model / WEIGHTS).unlink()
+    (model / WEIGHTS).write_bytes(raw[: 8 + int.from_bytes(raw[:8], "little")])
+    os.truncate(model / WEIGHTS, len(raw))
+
+
+def make_large(path: Path) -> None:
+    path.touch()
+    os.truncate(path, 2**29)
+
+
 REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     "a pickle": (lambda m: (m / "pytorch_model.bin").write_bytes(b"\x80"), "pickled_weights"),
     "a pickle below": (lambda m: ((m / "a").mkdir(), (m / "a" / "x.pkl").touch()), "pickled_weights"),
@@ -74,6 +86,8 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "no weights": (lambda m: (m / WEIGHTS).unlink(), "weights_missing"),
     "weights cut off": (lambda m: os.truncate(m / WEIGHTS, 1_000), "header_invalid"),
+    "weights never written": (make_hollow, "weights_hollow"),
+    "a text larger than any": (lambda m: make_large(m / "vocab.txt"), "file_too_large"),
 }
 
 

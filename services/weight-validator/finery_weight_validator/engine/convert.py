@@ -20,10 +20,11 @@ from finery_ml.job import JobFolder, Terminated, run
 from finery_weight_validator.engine import gguf_parts, repairs, settled
 from finery_weight_validator.engine.findings import errors_of, refuse
 from finery_weight_validator.engine.folder import Survey, read_json, survey
-from finery_weight_validator.engine.headers import Tensor, read_tensors
+from finery_weight_validator.engine.headers import Tensor, hollow_findings, read_tensors
 from finery_weight_validator.engine.metadata import code_findings, missing_parts
 
 _COPY_BYTES = 32 * 2**20
+_SPARE_BYTES = 256 * 2**20
 _DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn"}
 
 
@@ -79,7 +80,8 @@ def convert(work: JobFolder) -> ImportOutput:
         if gguf:
             _from_gguf(work, gguf, beside, spec=spec)
         else:
-            refuse([*missing_parts(found), *code_findings(found)])
+            refuse([*missing_parts(found), *code_findings(found), *_weight_findings(found)])
+            _check_room(found, beside)
             _copy(work, found, beside)
     settled.settle(beside, overrides=spec.overrides, family=spec.family)
     output = _describe(beside)
@@ -143,6 +145,25 @@ def _from_gguf(work: JobFolder, gguf: Path, target: Path, *, spec: ImportSpec) -
         gguf_source.make_folder(asked, target, stop=work.stop_requested)
     finally:
         joined.unlink(missing_ok=True)
+
+
+def _weight_findings(found: Survey) -> list[Finding]:
+    """Headers first: nobody waits for a copy of weights that cannot be used, and holes are not written out as zeros."""
+    findings: list[Finding] = []
+    for path in found.weights:
+        findings += read_tensors(path)[1] + hollow_findings(path, refused=True)
+    return findings
+
+
+def _check_room(found: Survey, target: Path) -> None:
+    needed, free = sum(path.stat().st_size for path in found.usable.values()), shutil.disk_usage(target).free
+    if needed + _SPARE_BYTES > free:
+        raise WeightsInvalid(
+            f"The model takes {needed} bytes, and {free} are free where it would be kept; free some, or ask an "
+            "operator.",
+            code="disk_too_small",
+            param=found.folder.name,
+        )
 
 
 def _copy(work: JobFolder, found: Survey, target: Path) -> None:

@@ -24,7 +24,7 @@ _FOREIGN = (b"\x89HDF\r\n\x1a\n", b"\x93NUMPY")
 _POINTER = b"version https://git-lfs.github.com/spec/"
 _RUNS = frozenset({"GLOBAL", "INST", "STACK_GLOBAL", "REDUCE", "OBJ", "NEWOBJ", "NEWOBJ_EX", "BUILD", "EXT1", "EXT2",
                    "EXT4", "PERSID", "BINPERSID"})  # fmt: skip
-_MOST_OPCODES = 10_000
+_MOST_OPCODES = 2_000
 _NAMES = re.compile(r"[\w.<>]{1,200}( [\w.<>]{1,200})?")
 
 

@@ -38,6 +38,7 @@ MAX_DEPTH = 8
 MAX_JSON_BYTES = 64 * 2**20
 MAX_TOKENIZER_BYTES = 128 * 2**20
 MAX_CODE_BYTES = 2**20
+MAX_TEXT_BYTES = 256 * 2**20
 _CONVERT = (
     "convert the weights where you trust them: load them with transformers, call save_pretrained (it writes "
     "safetensors), then remove this file"
@@ -153,6 +154,9 @@ def _look_at(
         found.findings.append(fault)
     elif at_top and suffix == ".gguf":
         found.gguf.append(path)
+    elif at_top and _is_known(path) and path.suffix != ".safetensors" and about.st_size > MAX_TEXT_BYTES:
+        message = f"it has {about.st_size} bytes; at most {MAX_TEXT_BYTES} belong into any file but weights"
+        found.findings.append(error("file_too_large", where, message=message, remedy="put the model's own file there"))
     elif at_top and _is_known(path):
         found.usable[path.name] = path
 

@@ -41,6 +41,7 @@ _OBJECTS = ("rope_scaling", "rope_parameters", "text_config", "vision_config", "
 _LISTS = ("architectures", "layer_types", "no_rope_layers")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _LARGEST_COUNT = 10**9
+_DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _QUANTISED = re.compile(r"\.(qweight|qzeros|weight_packed|weight_scale|weight_zero_point|SCB|quant_state\.\S+)$")
 
 
@@ -148,10 +149,16 @@ def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> lis
 
 
 def dtype_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
-    """``dtype_mixed`` when floating weights of an unquantised model come in more than one type."""
+    """``dtype_mixed`` when floating weights of an unquantised model come in more than one type, ``dtype_differs``."""
     if config.get("quantization_config"):
         return []
     kinds = Counter(tensor.dtype for tensor in tensors if "F" in tensor.dtype)
+    stated = _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
+    if len(kinds) == 1 and stated not in (None, *kinds):
+        (held,) = kinds
+        message = f"config.json says {stated}, all weights are {held}; loaders follow config.json and convert"
+        remedy = "correct dtype in config.json, unless the conversion is meant"
+        return [warning("dtype_differs", "config.json: dtype", message=message, remedy=remedy)]
     if len(kinds) < 2:
         return []
     rarest = min(kinds, key=lambda dtype: kinds[dtype])
