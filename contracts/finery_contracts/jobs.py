@@ -71,9 +71,6 @@ class ValidateSpec(Record):
     depth: Literal["headers", "full"] = Field(
         default="full", description="headers: files, metadata and headers alone, in milliseconds for any size"
     )
-    published_config: dict[str, Any] | None = Field(
-        default=None, description="structure keys of the published config.json of the gallery entry"
-    )
     apply_repairs: list[str] = Field(
         default_factory=list, description="ids of proposed repairs; the copy that is judged has them, the folder not"
     )

@@ -6,6 +6,7 @@ values in, findings out; it reads nothing.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -25,6 +26,8 @@ _OLD_PLACES = {
 """Where transformers 5 writes what earlier ones kept at the top of config.json; None: the whole of it."""
 _REMEDY = "use the published config.json of this model, or choose the gallery entry that these weights belong to"
 _SHOWN = 200
+_SINGLE_PRECISION = 1e-6
+"""GGUF keeps 32 bits of a number: 1e-5 comes back as 9.999999747378752e-06, which is the same."""
 
 
 def reference_findings(reference: Mapping[str, Any] | None) -> list[Finding]:
@@ -84,7 +87,7 @@ def _value_of(config: Mapping[str, Any], key: str) -> Any:
 
 
 def _same(held: Any, published: Any) -> bool:
-    """Equal as JSON: 1e6 is 1000000, but true is not 1; of an object, the published keys count."""
+    """Equal as JSON, to single precision: 1e6 is 1000000, but true is not 1; of an object, the published keys count."""
     if isinstance(held, bool) or isinstance(published, bool):
         return held is published
     if isinstance(published, Mapping):
@@ -94,7 +97,9 @@ def _same(held: Any, published: Any) -> bool:
         )
     if isinstance(published, list):
         return isinstance(held, list) and len(held) == len(published) and all(map(_same, held, published))
-    return type(held) in (int, float, str) and held == published
+    if isinstance(held, int | float) and isinstance(published, int | float):
+        return math.isclose(held, published, rel_tol=_SINGLE_PRECISION)
+    return isinstance(held, str) and held == published
 
 
 def _shown(value: Any) -> str:

@@ -127,5 +127,8 @@ def _facts_of(config: dict[str, Any] | None, weights: Weights) -> Facts:
         facts["dtype"] = counts.most_common(1)[0][0]
     if config is not None:
         facts["architecture"] = str(config.get("model_type"))[:100]
-        facts["quantised"] = bool(config.get("quantization_config"))
+        stated = config.get("quantization_config")
+        facts["quantised"] = bool(stated)
+        if isinstance(stated, dict) and isinstance(stated.get("quant_method"), str):
+            facts["quantisation"] = stated["quant_method"][:40]
     return facts
