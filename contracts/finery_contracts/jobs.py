@@ -21,6 +21,7 @@ from pydantic import Field
 
 from finery_contracts.datasets import DataFormat, DataKind
 from finery_contracts.errors import ErrorBody
+from finery_contracts.judging import JudgeOutput, JudgeSpec
 from finery_contracts.kinds import TaskKind as TaskKind
 from finery_contracts.model import Record
 from finery_contracts.preparing import CountOutput, CountSpec, PrepareOutput, PrepareSpec
@@ -103,7 +104,7 @@ class EvaluateSpec(Record):
 
 
 EngineSpec = Annotated[
-    IngestSpec | PrepareSpec | CountSpec | ImportSpec | ValidateSpec | TuneSpec | EvaluateSpec,
+    IngestSpec | PrepareSpec | CountSpec | ImportSpec | ValidateSpec | TuneSpec | EvaluateSpec | JudgeSpec,
     Field(discriminator="kind"),
 ]
 
@@ -240,7 +241,14 @@ class EvaluateOutput(Record):
 
 
 EngineOutput = Annotated[
-    IngestOutput | PrepareOutput | CountOutput | ImportOutput | ValidateOutput | TuneOutput | EvaluateOutput,
+    IngestOutput
+    | PrepareOutput
+    | CountOutput
+    | ImportOutput
+    | ValidateOutput
+    | TuneOutput
+    | EvaluateOutput
+    | JudgeOutput,
     Field(discriminator="kind"),
 ]
 

@@ -15,5 +15,6 @@ class TaskKind(StrEnum):
     VALIDATE = "validate"
     TUNE = "tune"
     EVALUATE = "evaluate"
+    JUDGE = "judge"
     DISTILL = "distill"
     COMPRESS = "compress"

@@ -39,7 +39,7 @@ WORKERS: dict[str, tuple[TaskKind, ...]] = {
     "trainer": (TaskKind.TUNE,),
     "distiller": (TaskKind.DISTILL,),
     "compressor": (TaskKind.COMPRESS,),
-    "evaluator": (TaskKind.EVALUATE,),
+    "evaluator": (TaskKind.EVALUATE, TaskKind.JUDGE),
 }
 ANSWERS = ("studio", "deployer", "gateway", "notifier", "billing-meter", "distiller", "compressor")
 """They answer requests: owners of nouns, and workers that are asked what they offer."""

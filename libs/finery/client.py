@@ -23,6 +23,7 @@ from finery.resources.dead import Dead
 from finery.resources.deployments import Deployments
 from finery.resources.events import Events
 from finery.resources.gallery import Gallery
+from finery.resources.labellings import Labellings
 from finery.resources.models import Models
 from finery.resources.notifications import Deliveries, Subscriptions, Topics
 from finery.resources.pools import Flavours, Pools, Quotas
@@ -42,6 +43,7 @@ class Finery:
         self.tasks = Tasks(self._transport)
         self.datasets = Datasets(self._transport)
         self.gallery = Gallery(self._transport)
+        self.labellings = Labellings(self._transport)
         self.models = Models(self._transport)
         self.deployments = Deployments(self._transport)
         self.topics = Topics(self._transport)

@@ -20,7 +20,7 @@ from finery_contracts.tasks import EndReason
 from finery_contracts.work import AttemptEnd, Claim
 from finery_kit.storage import SCHEME, Storage
 
-PATH_FIELDS = frozenset({"source", "model", "adapter", "train", "validation", "dataset"})
+PATH_FIELDS = frozenset({"source", "model", "adapter", "train", "validation", "dataset", "against"})
 PATH_LISTS = frozenset({"sources", "references"})
 """Lists of things that each have a ``path``."""
 KEPT = ("out", "log.txt", "progress.jsonl", "result.json")

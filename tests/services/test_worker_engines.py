@@ -16,7 +16,7 @@ KINDS = {
     "dataset_ingest": {TaskKind.INGEST, TaskKind.PREPARE, TaskKind.COUNT},
     "weight_validator": {TaskKind.IMPORT, TaskKind.VALIDATE},
     "trainer": {TaskKind.TUNE},
-    "evaluator": {TaskKind.EVALUATE},
+    "evaluator": {TaskKind.EVALUATE, TaskKind.JUDGE},
 }
 
 

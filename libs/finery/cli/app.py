@@ -22,6 +22,7 @@ def application() -> typer.Typer:
         deployments,
         gallery,
         house,
+        labellings,
         models,
         notifications,
         pools,
@@ -37,6 +38,7 @@ def application() -> typer.Typer:
     preparing.register(datasets.group)
     app.add_typer(datasets.group, name="datasets")
     app.add_typer(gallery.group, name="gallery")
+    app.add_typer(labellings.group, name="labellings")
     app.add_typer(models.group, name="models")
     app.add_typer(deployments.group, name="deployments")
     app.add_typer(pools.pools, name="pools")

@@ -17,6 +17,7 @@ NAME = "evaluator"
 ROUTES: dict[type[Event], Callable[..., None]] = {}
 ENGINES = {
     TaskKind.EVALUATE: Engine("finery_evaluator.engine.answers"),
+    TaskKind.JUDGE: Engine("finery_evaluator.engine.judge"),
 }
 
 

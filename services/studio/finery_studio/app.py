@@ -45,6 +45,7 @@ from finery_studio.events import http as event_http
 from finery_studio.events.streams import read_subject
 from finery_studio.inbound import handlers as inbound_handlers
 from finery_studio.inbound import http as inbound_http
+from finery_studio.labelling import http as labelling_http
 from finery_studio.loops import Loops
 from finery_studio.models import http as model_http
 from finery_studio.models import store as model_store
@@ -197,11 +198,15 @@ class Studio:
         datasets = dataset_http.DatasetRoutes(
             self.gate, self.database, self.storage, self.specs, self.settings.max_upload_bytes, self.changed
         )
+        labelling = labelling_http.LabellingRoutes(
+            self.gate, self.database, self.storage, self.specs, self.settings.max_upload_bytes, self.changed
+        )
         models = model_http.ModelRoutes(self.gate, self.database, self.models, self.deployments, self.changed)
         routers = (
             project_http.routes(self.gate, self.database, self.keys, self.tell_keys),
             dataset_http.routes(datasets),
             dataset_http.openai_routes(datasets),
+            labelling_http.routes(labelling),
             model_http.routes(models),
             model_http.openai_routes(models),
             event_http.routes(self.gate, self.database, self.settings.spans_file),

@@ -8,6 +8,7 @@ from finery_contracts.jobs import TaskKind
 from finery_kit.storage import Storage
 from finery_studio.datasets import handlers as datasets
 from finery_studio.datasets.preparing import PreparingDesk, on_prepare_ended
+from finery_studio.labelling.judging import Judging, on_judge_ended
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.tasks.handlers import Outcome
 from finery_studio.tasks.submit import SpecMaker
@@ -24,6 +25,7 @@ def spec_makers(models: ModelDesk, tuning: TuningDesk, preparing: PreparingDesk)
         TaskKind.VALIDATE: models.validate_spec,
         TaskKind.TUNE: tuning.tune_spec,
         TaskKind.EVALUATE: tuning.evaluate_spec,
+        TaskKind.JUDGE: Judging(models).judge_spec,
     }
 
 
@@ -37,4 +39,5 @@ def outcomes(models: ModelDesk, storage: Storage) -> dict[TaskKind, Outcome]:
         TaskKind.VALIDATE: models.on_validate_ended,
         TaskKind.TUNE: models.on_tune_ended,
         TaskKind.EVALUATE: lambda tx, task: {},
+        TaskKind.JUDGE: on_judge_ended,
     }

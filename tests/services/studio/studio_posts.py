@@ -6,17 +6,20 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from labelling_rig import dataset, talks
 from studio_rig import GALLERY_MODEL, Rig
 
 from finery_contracts.access import Actor
 from finery_contracts.dead import Replayed
 from finery_contracts.errors import FineryError, NotFound
+from finery_contracts.ids import new_id
 from finery_contracts.jobs import TaskKind
 from finery_studio.edge import forward
 from finery_studio.edge.wishes import KEY_HEADER
 
 WITHOUT_KEY = {"/confirm/{token}", "/unsubscribe/{token}"}
 """Links that a person opens: no API key, so no project, and opening them twice is harmless anyway."""
+LABELLINGS = "/api/v1/labellings"
 FILE = {"file": ("train.jsonl", b'{"messages": []}\n')}
 OTHER_FILE = {"file": ("train.jsonl", b'{"messages": [1]}\n')}
 
@@ -145,6 +148,23 @@ def _move(verb: str, task: Callable[[Rig], Awaitable[str]]) -> Callable[[Rig], A
     return sent
 
 
+def _labelling(verb: str, said: dict[str, Any], other: dict[str, Any]) -> Callable[[Rig], Awaitable[Sent]]:
+    """A labelling in which the first record was handed out, written and not yet exported."""
+
+    async def sent(studio: Rig) -> Sent:
+        name = new_id("review").replace("_", "-")
+        wish = {"name": name, "dataset": await dataset(studio, name, talks(1)), "mode": "write"}
+        if not verb:
+            return Sent(LABELLINGS, {"json": wish}, {"json": {**wish, "name": f"other-{name}"}})
+        async with studio.http() as http:
+            await http.post(LABELLINGS, json=wish)
+            await http.post(f"{LABELLINGS}/{name}/next")
+            await http.post(f"{LABELLINGS}/{name}/records/0/verdict", json={"text": "written"})
+        return Sent(f"{LABELLINGS}/{name}/{verb}", said, other)
+
+    return sent
+
+
 def _plain(path: str, said: dict[str, Any], other: dict[str, Any]) -> Callable[[Rig], Awaitable[Sent]]:
     async def sent(_: Rig) -> Sent:
         return Sent(path, said, other)
@@ -168,6 +188,7 @@ SINCE, SINCE_LATER = {"since": WHEN}, {"since": LATER}
 POOL = {"name": "mine", "flavours": {"cpu": 1}}
 HOOK = {"topic": "jobs", "url": "https://example.com/hook"}
 MODEL = {"name": "mine", "source": {"gallery": GALLERY_MODEL}}
+OTHER, EXPORT = {"json": {"other": 1}}, {"json": {"name": "answers"}}
 SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/api/v1/projects": _json("/api/v1/projects", {"name": "shop"}, {"name": "other"}),
     "/api/v1/keys": _json("/api/v1/keys", {"description": "a"}, {"description": "b"}),
@@ -175,6 +196,16 @@ SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/v1/files": _plain(
         "/v1/files", {"files": FILE, "data": {"purpose": "fine-tune"}}, {"files": FILE, "data": {"purpose": "evals"}}
     ),
+    LABELLINGS: _labelling("", {}, {}),
+    "/api/v1/labellings/{ref}/next": _labelling("next", {}, OTHER),
+    "/api/v1/labellings/{ref}/close": _labelling("close", {}, OTHER),
+    "/api/v1/labellings/{ref}/assignments": _labelling(
+        "assignments", {"json": {"user": "mia"}}, {"json": {"user": "tom"}}
+    ),
+    "/api/v1/labellings/{ref}/records/{record}/verdict": _labelling(
+        "records/0/verdict", {"json": {"text": "one"}}, {"json": {"text": "two"}}
+    ),
+    "/api/v1/labellings/{ref}/export": _labelling("export", EXPORT, {"json": {"name": "others"}}),
     "/api/v1/models": _json("/api/v1/models", MODEL, {**MODEL, "name": "other"}),
     "/api/v1/models/{ref}/publish": _published,
     "/api/v1/tasks": tuning,

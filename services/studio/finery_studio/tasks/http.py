@@ -25,6 +25,7 @@ from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.events.streams import Stored
+from finery_studio.labelling.judging import JudgeRequest, Judging
 from finery_studio.models.requests import ImportRequest, ValidateRequest
 from finery_studio.pools.queue import told
 from finery_studio.tasks import listing, store
@@ -73,6 +74,7 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
         "evaluate": (EvaluateRequest, desk.tuning.evaluate),
         "prepare": (PrepareRequest, desk.preparing.prepare),
         "count": (CountRequest, desk.preparing.count),
+        "judge": (JudgeRequest, Judging(desk.tuning.models).judge),
         "validate": (ValidateRequest, desk.tuning.validate),
         "import": (ImportRequest, desk.tuning.models.imports),
         "ingest": (IngestRequest, partial(ingest_again, specs=desk.tasks.specs)),
