@@ -11,7 +11,7 @@ from finery_contracts.errors import InvalidRequest
 from finery_contracts.labelling import LabelMode
 
 Messages = list[dict[str, Any]]
-COLUMNS = ("messages", "tools", "chosen", "rejected", "label")
+COLUMNS = ("messages", "tools", "chosen", "rejected")
 """What ``shown`` looks at; a file may lack some."""
 _SPOKEN = ("role", "content", "name", "tool_call_id")
 
@@ -42,8 +42,6 @@ def shown(row: Mapping[str, Any] | None, other: Mapping[str, Any] | None, mode: 
     prompt, answer = _split(messages)
     if mode is LabelMode.WRITE and prompt:
         return Shown(prompt, (), tools)
-    if row.get("label") is not None and chosen:  # likes and dislikes that are to be looked at again
-        prompt, answer = messages, chosen
     if not prompt or not answer:
         raise _unfit(place, "has no answer of the assistant at its end", "give a dataset of conversations")
     if mode is LabelMode.LIKE:

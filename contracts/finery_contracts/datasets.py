@@ -38,9 +38,10 @@ class DatasetState(StrEnum):
 
 
 class DatasetLineage(Record):
-    """What a prepared dataset was made of, and how."""
+    """What a dataset was made of, and how: by a task, or by people who labelled it."""
 
-    task: str
+    task: str | None = None
+    labelling: str | None = None
     part: Literal["train", "validation"] = "train"
     sources: list[SourceUsed] = Field(default_factory=list[SourceUsed])
     references: list[SourceUsed] = Field(default_factory=list[SourceUsed], description="evaluation sets it was held to")
@@ -73,7 +74,7 @@ class DatasetView(Record):
     statistics: str | None = Field(default=None, description="store URL of DatasetStatistics")
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
-    lineage: DatasetLineage | None = Field(default=None, description="of a prepared dataset")
+    lineage: DatasetLineage | None = Field(default=None, description="of a dataset that was made of others")
 
 
 class DatasetFact(Event):

@@ -29,14 +29,16 @@ def turn(role: str, content: str) -> dict[str, str]:
 
 def items(folder: Path, *answers: tuple[str, ...]) -> dict[str, Any]:
     """What names the records of a file: each tuple holds the answers to one question; ten more lie before them."""
-    rows = [
-        {"messages": [turn("user", f"question {n}")], "chosen": [turn("assistant", texts[0])],
-         "rejected": [turn("assistant", text) for text in texts[1:]], "label": True}
-        for n, texts in enumerate(answers, start=0)
-    ]  # fmt: skip
+    rows = [_row(f"question {n}", texts) for n, texts in enumerate(answers)]
     path = folder / "records.parquet"
     pq.write_table(pa.Table.from_pylist(rows[:1] * 10 + rows), path, row_group_size=4)
     return {"dataset": str(path), "records": list(range(10, 10 + len(rows)))}
+
+
+def _row(asked: str, texts: tuple[str, ...]) -> dict[str, Any]:
+    turns = [turn("assistant", text) for text in texts]
+    both = {"chosen": turns[:1], "rejected": turns[1:]} if len(turns) > 1 else {"chosen": None, "rejected": None}
+    return {"messages": [turn("user", asked), *(() if len(turns) > 1 else turns)], **both}
 
 
 def verdicts_of(folder: Path) -> dict[int, dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import httpx
@@ -10,7 +11,7 @@ import pyarrow.parquet as pq
 from studio_rig import Rig
 
 from finery_contracts.access import Role
-from finery_contracts.jobs import TaskKind
+from finery_contracts.jobs import IngestOutput, TaskKind
 
 TURN = pa.struct([pa.field(name, pa.string()) for name in ("role", "content", "name", "tool_calls", "tool_call_id")])
 SCHEMA = pa.schema(
@@ -39,7 +40,8 @@ def pairs(count: int) -> list[dict[str, Any]]:
 
 async def dataset(studio: Rig, name: str, records: list[dict[str, Any]]) -> str:
     """A ready dataset; the file has several row groups."""
-    view = await studio.upload(name, sha=f"{abs(hash(name)):064x}"[:64])
+    sha = hashlib.sha256(name.encode()).hexdigest()
+    view = await studio.upload(name, sha=sha)
     claim = await studio.claim(TaskKind.INGEST)
     while claim is not None and claim.task_id != view.task:
         await studio.end(claim)
@@ -48,7 +50,8 @@ async def dataset(studio: Rig, name: str, records: list[dict[str, Any]]) -> str:
     place = f"store://{claim.project}/tasks/{claim.task_id}/{claim.attempt}/left/out/records.parquet"
     rows = [{**record, "line": number} for number, record in enumerate(records, start=1)]
     pq.write_table(pa.Table.from_pylist(rows, SCHEMA), studio.studio.storage.place(place), row_group_size=3)
-    await studio.end(claim)
+    output = IngestOutput(format="openai", records=len(rows), bad_records=0, content_sha256=sha)
+    await studio.end(claim, output=output)
     return view.id
 
 

@@ -106,10 +106,16 @@ class Rig:
         return (await self.studio.tasks.on_claim(request)).claim
 
     async def end(
-        self, claim: Claim, *, reason: EndReason = EndReason.SUCCEEDED, error: ErrorBody | None = None, seq: int = 1
+        self,
+        claim: Claim,
+        *,
+        reason: EndReason = EndReason.SUCCEEDED,
+        error: ErrorBody | None = None,
+        seq: int = 1,
+        output: EngineOutput | None = None,
     ) -> Report:
         """The attempt's last report."""
-        output = OUTPUTS.get(claim.spec.kind) if reason is EndReason.SUCCEEDED else None
+        output = (output or OUTPUTS.get(claim.spec.kind)) if reason is EndReason.SUCCEEDED else None
         artefact = f"store://{claim.project}/tasks/{claim.task_id}/{claim.attempt}/left"
         report = Report(
             task_id=claim.task_id, attempt=claim.attempt, project=claim.project, worker="w", seq=seq,

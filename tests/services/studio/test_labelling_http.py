@@ -13,7 +13,7 @@ from labelling_rig import dataset, pairs, person, talks, turn
 from studio_rig import GALLERY_MODEL, Rig
 
 from finery_contracts.access import Role
-from finery_contracts.jobs import JudgeOutput, JudgeSpec, Phase, TaskKind
+from finery_contracts.jobs import IngestSpec, JudgeOutput, JudgeSpec, Phase, TaskKind
 from finery_contracts.labelling import Verdict
 from finery_contracts.tasks import EndReason
 from finery_contracts.work import AttemptEnd, Report
@@ -201,7 +201,7 @@ async def test_a_closed_one_takes_nothing_more_and_a_deleted_one_is_gone(studio:
 
 
 async def test_written_answers_become_a_dataset_of_messages(studio: Rig) -> None:
-    await labelling(studio, mode="write", sample=2)
+    source = (await labelling(studio, mode="write", sample=2))["dataset"]
     async with studio.http() as http:
         nothing = await http.post(f"{PATH}/review/export", json={"name": "answers"})
         assert (nothing.status_code, nothing.json()["error"]["code"]) == (409, "nothing_decided")
@@ -210,6 +210,8 @@ async def test_written_answers_become_a_dataset_of_messages(studio: Rig) -> None
             await say(http, item, text=f"written {item['record']}")
         made = (await http.post(f"{PATH}/review/export", json={"name": "answers"})).json()
         content = await http.get(f"/v1/files/file-{made['id'].split('_')[1]}/content")
+        graph = (await http.get(f"/api/v1/datasets/{made['id']}/lineage")).json()
+    assert {"source": source, "target": made["id"], "role": "source"} in graph["edges"]
     lines = [json.loads(line)["messages"] for line in content.text.splitlines()]
     assert len(lines) == 2
     for messages in lines:
@@ -261,3 +263,30 @@ async def test_a_judge_is_refused_where_there_is_nothing_for_it(studio: Rig) -> 
         assert (closed.status_code, closed.json()["error"]["code"]) == (409, "labelling_closed")
         missing = await http.post("/api/v1/tasks", json={**wish, "labelling": "other"})
         assert (missing.status_code, missing.json()["error"]["code"]) == (404, "labelling_not_found")
+
+
+@pytest.mark.parametrize("mode", ["like", "pair"])
+async def test_a_majority_becomes_a_dataset_and_split_votes_are_left_out(studio: Rig, mode: str) -> None:
+    source = await dataset(studio, mode, pairs(3) if mode == "pair" else talks(3))
+    await labelling(studio, dataset=source, mode=mode, per_record=2)
+    async with await person(studio, "mia") as mia, await person(studio, "tom") as tom:
+        for labeller in (mia, tom):
+            while (item := await take(labeller)) is not None:
+                good = next((c["key"] for c in item["answers"] if "good" in c["messages"][0]["content"]), "a")
+                other = {"a": "b", "b": "a"}[good]
+                agrees = item["record"] != 0 or labeller is mia
+                said = {"pair": good if agrees else other, "like": "like" if agrees else "dislike"}[mode]
+                await say(labeller, item, verdict=said)
+        made = (await mia.post(f"{PATH}/review/export", json={"name": "decided", "minimum": 2})).json()
+        content = await mia.get(f"/v1/files/file-{made['id'].split('_')[1]}/content")
+    claim = await studio.claim(TaskKind.INGEST)
+    assert claim is not None
+    assert isinstance(claim.spec, IngestSpec)
+    assert claim.spec.format == {"pair": "preference", "like": "feedback"}[mode]
+    answers = {
+        "pair": lambda n: {"chosen": [turn("assistant", f"good {n}")], "rejected": [turn("assistant", f"bad {n}")]},
+        "like": lambda n: {"completion": [turn("assistant", f"answer {n}")], "label": True},
+    }[mode]
+    assert [json.loads(line) for line in content.text.splitlines()] == [
+        {"prompt": [turn("user", f"question {n}")], **answers(n)} for n in (1, 2)
+    ]

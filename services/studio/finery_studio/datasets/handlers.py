@@ -12,6 +12,7 @@ from finery_contracts.access import Actor
 from finery_contracts.datasets import (
     DataFormat,
     DatasetDeleted,
+    DatasetLineage,
     DatasetReady,
     DatasetRejected,
     DatasetState,
@@ -45,6 +46,7 @@ class Upload:
     bad_records: str = "strict"
     bad_ceiling: float = 0.01
     options: TaskOptions = field(default_factory=TaskOptions)
+    lineage: DatasetLineage | None = None
 
 
 class IngestRequest(TaskOptions):
@@ -82,7 +84,7 @@ def register(tx: Transaction, upload: Upload, actor: Actor, specs: Mapping[TaskK
         id=dataset_id, project=actor.project, name=upload.name, filename=upload.filename, purpose=upload.purpose,
         size_bytes=upload.blob.size_bytes, sha256=upload.blob.sha256, version=1, created_by=actor.user,
         state=DatasetState.UPLOADED if ingested else DatasetState.READY, created_at=tx.now,
-        task=task_id if ingested else None,
+        task=task_id if ingested else None, lineage=upload.lineage,
     )  # fmt: skip
     store.save(tx, view, DatasetUploaded, blob=upload.blob.url)
     if ingested:

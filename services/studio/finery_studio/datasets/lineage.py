@@ -65,7 +65,8 @@ def _sources_of(view: View) -> Iterable[tuple[str, str]]:
     """What something says it was made of, and in which role."""
     if isinstance(view, DatasetView):
         if view.lineage is not None:
-            yield view.lineage.task, view.lineage.part
+            if view.lineage.task is not None:
+                yield view.lineage.task, view.lineage.part
             yield from ((used.dataset, "source") for used in view.lineage.sources)
             yield from ((used.dataset, "reference") for used in view.lineage.references)
         return

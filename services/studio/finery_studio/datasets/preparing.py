@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+from sqlmodel import Session
 
 from finery_contracts.access import Actor
 from finery_contracts.cleansing import Contamination, Step, faults_of
@@ -137,7 +138,7 @@ def _register(
     file = "records.parquet" if is_train else "validation.parquet"
     digest = made.content_sha256 if is_train else made.validation_sha256 or ""
     content = f"{task.artefact}/out/{file}"
-    references = [used for ref in task.request["references"] if (used := _used(tx, ref)) is not None]
+    references = [used for ref in task.request["references"] if (used := used_now(tx.session, ref)) is not None]
     view = DatasetView(
         id=new_id("ds"), project=task.project, name=name, filename=f"{name}.parquet", purpose=task.request["purpose"],
         size_bytes=made.size_bytes if is_train else made.validation_size_bytes, sha256=digest, version=1,
@@ -198,9 +199,9 @@ def _source(tx: Transaction, task: TaskView, dataset_id: str) -> PrepareSource:
     )  # fmt: skip
 
 
-def _used(tx: Transaction, dataset_id: str) -> SourceUsed | None:
-    """What an evaluation set is now; None: it was deleted meanwhile, which takes nothing from what was made."""
-    row = tx.session.get(store.DatasetRow, dataset_id)
+def used_now(session: Session, dataset_id: str) -> SourceUsed | None:
+    """What a dataset is now; None: it was deleted meanwhile, which takes nothing from what was made."""
+    row = session.get(store.DatasetRow, dataset_id)
     if row is None:
         return None
     view = DatasetView.model_validate_json(row.view)

@@ -37,6 +37,14 @@ def page_of(path: Path, *, offset: int, limit: int) -> RecordPage:
     return RecordPage(kind=kind, offset=offset, total=total, next=end if found and end < total else None, data=found)
 
 
+def rows_from(path: Path, offset: int = 0) -> Iterator[dict[str, Any]]:
+    """Every record from the 0-based ``offset`` on, as the file has it."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        yield from _rows_from(file, offset)
+
+
 def _rows_from(file: ParquetFile, offset: int) -> Iterator[dict[str, Any]]:
     """Rows from an offset on; row groups before it are not read."""
     first = 0

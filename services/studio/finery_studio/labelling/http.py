@@ -10,7 +10,7 @@ from fastapi import APIRouter, Depends, Query
 from sqlmodel import Session
 
 from finery_contracts.access import Actor, Role
-from finery_contracts.datasets import DatasetView
+from finery_contracts.datasets import DatasetLineage, DatasetView
 from finery_contracts.errors import Conflict, InvalidRequest
 from finery_contracts.jobs import TaskKind
 from finery_contracts.labelling import (
@@ -24,9 +24,11 @@ from finery_contracts.labelling import (
     NextItem,
     VerdictRequest,
 )
+from finery_contracts.preparing import SourceUsed
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import Storage
 from finery_studio.datasets import handlers as dataset_handlers
+from finery_studio.datasets.preparing import used_now
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
@@ -87,11 +89,13 @@ class LabellingRoutes:
         """Write what was said as a file, keep it, and have it ingested like any other."""
         actor = wish.actor
 
-        def find(session: Session) -> tuple[store.LabellingRow, list[store.Judgement]]:
+        def find(session: Session) -> tuple[store.LabellingRow, list[store.Judgement], list[SourceUsed]]:
             row = store.row_of(session, actor.project, ref)
-            return row, store.judgements(session, row.id)
+            view = store.view_of(row)
+            used = [used_now(session, dataset) for dataset in (view.dataset, view.against) if dataset]
+            return row, store.judgements(session, row.id), [source for source in used if source is not None]
 
-        row, said = await self.database.read(find)
+        row, said, used = await self.database.read(find)
         view = store.view_of(row)
         made = partial(export.lines, self._content(row.content, row.against), view.mode, said, asked)
         blob = await self.storage.put_stream(actor.project, _chunks(made), max_bytes=self.max_bytes)
@@ -103,7 +107,7 @@ class LabellingRoutes:
             )
         upload = dataset_handlers.Upload(
             blob=blob, filename=f"{asked.name}.jsonl", name=asked.name, purpose="fine-tune",
-            format=export.FORMATS[view.mode],
+            format=export.FORMATS[view.mode], lineage=DatasetLineage(labelling=row.id, sources=used),
         )  # fmt: skip
 
         def register(tx: Transaction) -> DatasetView:
