@@ -27,6 +27,7 @@ from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_kit.storage import Blob, Storage
 from finery_studio.datasets import store
+from finery_studio.labelling import store as labelling_store
 from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, SpecMaker, submit
 
@@ -140,12 +141,14 @@ def on_ingest_ended(tx: Transaction, task: TaskView, *, storage: Storage) -> dic
 
 
 def delete(tx: Transaction, project: str, ref: str) -> DatasetView:
-    """It can no longer be named; refused while an unfinished task uses it."""
+    """It can no longer be named; refused while an unfinished task or an open labelling uses it."""
     view = store.mine(tx, project, ref)
-    users = [task for task in task_store.users_of(tx.session, project, view.id) if task != view.task]
-    if users:
+    tasks = [task for task in task_store.users_of(tx.session, project, view.id) if task != view.task]
+    labellings = labelling_store.open_on(tx.session, project, view.id)
+    if tasks or labellings:
         raise Conflict(
-            f"{view.name} is in use by {', '.join(users)}; wait for them or terminate them first",
-            code="in_use", details=[{"task": task} for task in users],
+            f"{view.name} is in use by {', '.join([*tasks, *labellings])}; wait for tasks or terminate them, close "
+            "labellings",
+            code="in_use", details=[*({"task": task} for task in tasks), *({"labelling": name} for name in labellings)],
         )  # fmt: skip
     return store.save(tx, store.changed(view, state=DatasetState.DELETED), DatasetDeleted)

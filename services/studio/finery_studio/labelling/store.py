@@ -120,6 +120,13 @@ def list_labellings(session: Session, project: str, *, after: str | None, limit:
     return [view_of(row) for row in session.exec(query.order_by(col(LabellingRow.id).desc()).limit(limit))]
 
 
+def open_on(session: Session, project: str, dataset: str) -> list[str]:
+    """Names of open labellings that show records of this dataset."""
+    query = select(LabellingRow).where(LabellingRow.project == project, LabellingRow.state == LabellingState.OPEN)
+    views = [view_of(row) for row in session.exec(query.where(col(LabellingRow.view).contains(dataset)))]
+    return [view.name for view in views if dataset in (view.dataset, view.against)]
+
+
 # --- the queue --------------------------------------------------------------------------------------------------------
 
 
