@@ -195,7 +195,7 @@ def _prove(work: JobFolder, spec: ValidateSpec, report: _Report) -> None:
         report.findings.append(skipped("generation", reason))
     else:
         with _clean_view(work, report.verdict, without_config=False) as (view, code):
-            trial = alive.Trial(view, size, threads=work.job.threads, pad_id=report.loaded.pad_id, code=code)
+            trial = alive.Trial(view, size, pad_id=report.loaded.pad_id, code=code)
             report.findings += alive.prove(trial, stop=work.stop_requested)
 
 

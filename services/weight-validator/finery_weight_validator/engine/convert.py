@@ -138,7 +138,7 @@ def _from_gguf(work: JobFolder, gguf: Path, target: Path, *, spec: ImportSpec) -
             gguf_parts.join(headers, joined, tell=tell)
         tell("converting the weights to bfloat16")
         asked = gguf_source.Conversion(
-            gguf=joined if len(headers) > 1 else gguf, name=spec.family or gguf.stem, threads=work.job.threads,
+            gguf=joined if len(headers) > 1 else gguf, name=spec.family or gguf.stem,
             parameters=sum(tensor.count for header in headers for tensor in header.tensors),
             largest=max(tensor.count for header in headers for tensor in header.tensors),
         )  # fmt: skip

@@ -49,7 +49,6 @@ class Conversion:
 
     gguf: Path
     name: str
-    threads: int
     parameters: int
     largest: int
 
@@ -70,7 +69,7 @@ def make_folder(asked: Conversion, target: Path, *, stop: threading.Event) -> No
         )
     longest_s = 600 + asked.parameters / _SLOWEST_PARAMETERS_PER_S
     limits = limited.Limits(
-        cpu_s=longest_s * asked.threads, wall_s=longest_s, file_bytes=asked.parameters * 4 + 2**30,
+        cpu_s=longest_s, wall_s=longest_s, file_bytes=asked.parameters * 4 + 2**30,
         memory_bytes=asked.parameters * _BYTES_A_PARAMETER + asked.largest * 8 + _ROOM_BYTES, writable=target,
     )  # fmt: skip
     try:
@@ -84,7 +83,7 @@ def make_folder(asked: Conversion, target: Path, *, stop: threading.Event) -> No
 def _convert(asked: Conversion, target: Path) -> dict[str, str | None] | None:
     """Runs in a child; what is refused there is said again by the parent."""
     gguf = asked.gguf
-    torch.set_num_threads(asked.threads)
+    torch.set_num_threads(1)  # OpenMP's threads do not come along with a fork
     transformers_logging.disable_progress_bar()
     try:
         facts = _read_facts(gguf)
