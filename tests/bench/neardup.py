@@ -66,14 +66,16 @@ def _timed(work: Any) -> tuple[float, int]:
 
 def _ours(folder: Path) -> int:
     from finery_contracts.cleansing import NearDuplicates
+    from finery_contracts.datasets import DataKind
+    from finery_dataset_ingest.engine.canonical import CanonicalWriter
     from finery_dataset_ingest.engine.chain import run_chain
     from finery_dataset_ingest.engine.steps.table import Ground
-    from finery_dataset_ingest.engine.tables import TableWriter, open_source
+    from finery_dataset_ingest.engine.tables import open_source
 
     step = NearDuplicates(step="near_duplicates", threshold=THRESHOLD, ngram=NGRAM, permutations=PERMUTATIONS)
     source = open_source(folder / "texts.parquet", number=0, dataset="texts")
     made = run_chain(source.batches(), [step], Ground(), folder=folder)
-    writer = TableWriter(folder / "made.parquet", holds="text")
+    writer = CanonicalWriter(folder / "made.parquet", DataKind.TEXT)
     for batch in made.train:
         writer.add(batch)
     writer.publish()
@@ -96,10 +98,12 @@ def _bare(said: list[str]) -> int:
 def _write(path: Path, said: list[str]) -> None:
     import pyarrow as pa
 
-    from finery_dataset_ingest.engine.tables import SHELF_SCHEMA, TableWriter
+    from finery_contracts.datasets import DataKind
+    from finery_dataset_ingest.engine.canonical import CanonicalWriter
+    from finery_dataset_ingest.engine.tables import SHELF_SCHEMA
 
     rows = [{"messages": [], "text": text, "line": line, "_input": 0} for line, text in enumerate(said, start=1)]
-    writer = TableWriter(path, holds="text")
+    writer = CanonicalWriter(path, DataKind.TEXT)
     writer.add(pa.RecordBatch.from_pylist(rows, schema=SHELF_SCHEMA))
     writer.publish()
 

@@ -15,10 +15,12 @@ from canonical_builders import CANONICAL, canonical_file, chat, pair, prepared, 
 from pydantic import ValidationError
 
 from finery_contracts.cleansing import faults_of
+from finery_contracts.datasets import DataKind
 from finery_contracts.jobs import EngineJob, JobResult
 from finery_contracts.preparing import PrepareSpec
 from finery_dataset_ingest.engine import prepare
-from finery_dataset_ingest.engine.tables import SHELF_SCHEMA, TableWriter
+from finery_dataset_ingest.engine.canonical import CanonicalWriter
+from finery_dataset_ingest.engine.tables import SHELF_SCHEMA
 from finery_ml.job import run
 
 CHAIN: list[dict[str, Any]] = [
@@ -69,7 +71,7 @@ def test_row_groups_end_where_the_records_say(tmp_path: Path) -> None:
     whole = pa.RecordBatch.from_pylist(rows, schema=SHELF_SCHEMA)
     digests = set()
     for size in (999, 10_000, 25_000):
-        writer = TableWriter(tmp_path / f"{size}.parquet", holds="text")
+        writer = CanonicalWriter(tmp_path / f"{size}.parquet", DataKind.TEXT)
         for start in range(0, 25_000, size):
             writer.add(whole.slice(start, size))
         digests.add(writer.publish())

@@ -90,9 +90,15 @@ class CanonicalWriter:
         self._pending: Future[None] = self._threads.submit(lambda: None)
         self._parts: list[pa.RecordBatch] = []
         self._rows = self._bytes = 0
+        self.records = 0
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Take records; writes when a row group is full, at the same record however the batches were cut."""
+        """Take records; writes when a row group is full, at the same record however the batches were cut.
+
+        Columns that are not of the canonical form are left out.
+        """
+        batch = batch.select(SCHEMA.names)
+        self.records += batch.num_rows
         while batch.num_rows:
             size = text_bytes_of(batch)
             if self._rows + batch.num_rows < _GROUP_RECORDS and self._bytes + size < _GROUP_BYTES:

@@ -17,14 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finery_contracts.cleansing import ExactDuplicates, NearDuplicates, Sample, Split
+from finery_contracts.datasets import DataKind
 from finery_contracts.errors import NotOffered
+from finery_dataset_ingest.engine.canonical import CanonicalWriter
 from finery_dataset_ingest.engine.steps.chance import sample_of, sides_of, split_keys
 from finery_dataset_ingest.engine.steps.duplicates import firsts, keys_of
 from finery_dataset_ingest.engine.steps.near_duplicates import bands_of, choose_dissimilar, shingles_of
 from finery_dataset_ingest.engine.steps.shingles import Shingler
 from finery_dataset_ingest.engine.steps.table import Ground, chooser_of, judge_of
 from finery_dataset_ingest.engine.steps.verdicts import Judge
-from finery_dataset_ingest.engine.tables import BATCH_RECORDS, SHELF_SCHEMA, Shelf, Source, TableWriter
+from finery_dataset_ingest.engine.tables import BATCH_RECORDS, SHELF_SCHEMA, Shelf, Source
 
 PLACE, PART = "_place", "_part"
 PLACED_SCHEMA = SHELF_SCHEMA.append(pa.field(PLACE, pa.int64(), nullable=False))
@@ -223,7 +225,7 @@ def _column(records: Any, name: str) -> np.ndarray:
 
 
 def _write(records: Any, path: Path, *, holds: str) -> str:
-    writer = TableWriter(path, holds=holds)
+    writer = CanonicalWriter(path, DataKind(holds))
     try:
         for table in records.sort(PLACE).iter_batches(batch_size=BATCH_RECORDS, batch_format="pyarrow"):
             writer.add(batch_of(table))

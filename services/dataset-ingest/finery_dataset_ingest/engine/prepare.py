@@ -21,13 +21,14 @@ from finery_contracts.datasets import DataKind
 from finery_contracts.errors import DataInvalid, InvalidRequest
 from finery_contracts.jobs import Phase
 from finery_contracts.preparing import PrepareOutput, PrepareSource, PrepareSpec, SourceUsed, StepReport
+from finery_dataset_ingest.engine.canonical import CanonicalWriter
 from finery_dataset_ingest.engine.chain import Made, run_chain
 from finery_dataset_ingest.engine.samples import Turn
 from finery_dataset_ingest.engine.statistics import Tally
 from finery_dataset_ingest.engine.steps.contamination import EvaluationIndex, build_index
 from finery_dataset_ingest.engine.steps.lengths import CountTokens
 from finery_dataset_ingest.engine.steps.table import Ground
-from finery_dataset_ingest.engine.tables import BATCH_RECORDS, Source, TableWriter, open_source
+from finery_dataset_ingest.engine.tables import BATCH_RECORDS, Source, open_source
 from finery_ml.job import JobFolder, Terminated, run, write_atomically
 
 _FEW_SAMPLES = 2_000
@@ -78,13 +79,13 @@ class _Written:
 def _write(work: JobFolder, made: Made, holds: str) -> _Written:
     """Both files under their names, or none of them."""
     written, tally = _Written(holds), Tally()
-    writers = {"records": TableWriter(work.out / "records.parquet", holds=holds)}
+    writers = {"records": CanonicalWriter(work.out / "records.parquet", DataKind(holds))}
     try:
         for batch in made.train:
             writers["records"].add(batch)
             tally.add(batch)
         if made.validation is not None:
-            writers["validation"] = TableWriter(work.out / "validation.parquet", holds=holds)
+            writers["validation"] = CanonicalWriter(work.out / "validation.parquet", DataKind(holds))
             for batch in made.validation.batches():
                 writers["validation"].add(batch)
         if writers["records"].records == 0:

@@ -1,12 +1,10 @@
-"""Canonical records as Arrow: read from any number of files, laid on a shelf between steps, written as Parquet.
+"""Canonical records as Arrow: read from any number of files, laid on a shelf between steps.
 
-It refuses files of another form. However the records come batched, the same records give the same bytes.
+It refuses files of another form.
 """
 
 from __future__ import annotations
 
-import hashlib
-import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,40 +16,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from finery_contracts.errors import DataInvalid
+from finery_dataset_ingest.engine.canonical import SCHEMA
 
-_TEXT = pa.string()
-MESSAGE: pa.StructType = pa.struct(
-    [
-        pa.field("role", _TEXT, nullable=False),
-        pa.field("content", _TEXT, nullable=False),
-        pa.field("name", _TEXT),
-        pa.field("tool_calls", _TEXT),
-        pa.field("tool_call_id", _TEXT),
-        pa.field("weight", pa.int32()),
-    ]
-)
-SCHEMA = pa.schema(
-    [
-        pa.field("messages", pa.list_(MESSAGE), nullable=False),
-        pa.field("tools", _TEXT),
-        pa.field("chosen", pa.list_(MESSAGE)),
-        pa.field("rejected", pa.list_(MESSAGE)),
-        pa.field("label", pa.bool_()),
-        pa.field("reward", pa.float64()),
-        pa.field("answer", _TEXT),
-        pa.field("text", _TEXT),
-        pa.field("source", _TEXT),
-        pa.field("file", _TEXT),
-        pa.field("line", pa.int64(), nullable=False),
-    ]
-)
-"""The canonical form, version 2. Preferences have their prompt in ``messages``; plain text has none there."""
 INPUT = "_input"
 SHELF_SCHEMA = SCHEMA.append(pa.field(INPUT, pa.int16(), nullable=False))
 """On a shelf a record also knows which of the task's datasets it came from."""
 BATCH_RECORDS = 1024
-_GROUP_RECORDS = 10_000
-_GROUP_BYTES = 64_000_000
 _FETCHED_BYTES = 8_000_000
 
 
@@ -193,75 +163,9 @@ class View:
         return View(self.shelf, self.rows[positions])
 
 
-class TableWriter:
-    """Writes canonical Parquet; row groups end where the records say, not where a batch happens to end."""
-
-    def __init__(self, path: Path, *, holds: str) -> None:
-        self._path, self._beside = path, path.with_name(f".{path.name}.part")
-        self._schema = SCHEMA.with_metadata({"finery.canonical": "2", "finery.kind": holds})
-        self._writer = pq.ParquetWriter(
-            self._beside, self._schema, compression="zstd", compression_level=3, version="2.6", use_dictionary=False
-        )
-        self._waiting: list[pa.RecordBatch] = []
-        self._records = self._bytes = 0
-        self.records = 0
-
-    def add(self, batch: pa.RecordBatch) -> None:
-        """Take some records; writes when a row group is full."""
-        sizes = _text_bytes(batch)
-        start = 0
-        for place in range(batch.num_rows):
-            self._records += 1
-            self._bytes += int(sizes[place])
-            if self._records >= _GROUP_RECORDS or self._bytes >= _GROUP_BYTES:
-                self._waiting.append(batch.slice(start, place + 1 - start))
-                self._write_group()
-                start = place + 1
-        if start < batch.num_rows:
-            self._waiting.append(batch.slice(start))
-        self.records += batch.num_rows
-
-    def publish(self) -> str:
-        """Write the rest, flush to disk, rename; returns the file's sha256."""
-        self._write_group()
-        self._writer.close()
-        with self._beside.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-            os.fsync(file.fileno())
-        os.replace(self._beside, self._path)
-        return digest
-
-    def discard(self) -> None:
-        """Leave nothing behind; after ``publish`` it changes nothing."""
-        self._writer.close()
-        self._beside.unlink(missing_ok=True)
-
-    def _write_group(self) -> None:
-        if self._waiting:
-            group = pa.concat_batches([batch.select(SCHEMA.names) for batch in self._waiting])
-            arrays = [_fresh(column) for column in group.columns]
-            self._writer.write_batch(pa.record_batch(arrays, schema=self._schema))
-        self._waiting, self._records, self._bytes = [], 0, 0
-
-
 def rows_of(batch: pa.RecordBatch) -> list[dict[str, Any]]:
     """Records as Python sees them."""
     return batch.to_pylist()
-
-
-def _fresh(column: pa.Array) -> pa.Array:
-    """The same values in buffers that begin with them: no trace of how the records came."""
-    return pa.concat_arrays([column.slice(0, 0), column]) if column.offset else column
-
-
-def _text_bytes(batch: pa.RecordBatch) -> np.ndarray:
-    sizes = np.zeros(batch.num_rows, np.int64)
-    for name in ("messages", "chosen", "rejected"):
-        column = batch.column(name)
-        lengths = pc.binary_length(pc.struct_field(column.flatten(), "content"))
-        parents = pc.list_parent_indices(column).to_numpy()
-        np.add.at(sizes, parents, lengths.to_numpy(zero_copy_only=False).astype(np.int64))
-    return sizes + pc.fill_null(pc.binary_length(batch.column("text")), 0).to_numpy(zero_copy_only=False)
 
 
 def _empty() -> pa.RecordBatch:

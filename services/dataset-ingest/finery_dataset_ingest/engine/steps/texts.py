@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from finery_contracts.cleansing import Part
-from finery_dataset_ingest.engine.tables import MESSAGE
+from finery_dataset_ingest.engine.canonical import MESSAGE
 
 _LISTS = ("messages", "chosen", "rejected")
 _HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
