@@ -193,10 +193,7 @@ def _with_references(
 def _source(tx: Transaction, task: TaskView, dataset_id: str) -> PrepareSource:
     view = inputs.ready(tx, task, dataset_id, "dataset")
     assert view.content is not None
-    return PrepareSource(
-        dataset=view.id, name=view.name, version=view.version, content_sha256=view.content_sha256 or "",
-        records=view.records, path=view.content,
-    )  # fmt: skip
+    return PrepareSource(**_used(view).model_dump(), path=view.content)
 
 
 def used_now(session: Session, dataset_id: str) -> SourceUsed | None:
@@ -204,7 +201,10 @@ def used_now(session: Session, dataset_id: str) -> SourceUsed | None:
     row = session.get(store.DatasetRow, dataset_id)
     if row is None:
         return None
-    view = DatasetView.model_validate_json(row.view)
+    return _used(DatasetView.model_validate_json(row.view))
+
+
+def _used(view: DatasetView) -> SourceUsed:
     return SourceUsed(
         dataset=view.id, name=view.name, version=view.version, content_sha256=view.content_sha256 or "",
         records=view.records,
