@@ -34,6 +34,7 @@ class DatasetState(StrEnum):
     UPLOADED = "uploaded"
     READY = "ready"
     REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
     DELETED = "deleted"
 
 
@@ -47,6 +48,16 @@ class DatasetLineage(Record):
     references: list[SourceUsed] = Field(default_factory=list[SourceUsed], description="evaluation sets it was held to")
     steps: list[StepReport] = Field(default_factory=list[StepReport])
     seed: int = 0
+
+
+class Withdrawal(Record):
+    """Why nobody may use a dataset any longer."""
+
+    dataset: str
+    name: str
+    reason: str
+    by: str
+    at: UtcTime
 
 
 class DatasetView(Record):
@@ -75,6 +86,11 @@ class DatasetView(Record):
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
     lineage: DatasetLineage | None = Field(default=None, description="of a dataset that was made of others")
+    withdrawn: Withdrawal | None = None
+    withdrawn_inputs: list[Withdrawal] = Field(
+        default_factory=list[Withdrawal], description="datasets it was made from that were withdrawn since"
+    )
+    restorable_until: UtcTime | None = Field(default=None, description="deleted, but its files are still there")
 
 
 class DatasetFact(Event):
@@ -107,6 +123,24 @@ class DatasetDeleted(DatasetFact):
     """The dataset can no longer be named."""
 
     FACT = "deleted"
+
+
+class DatasetRestored(DatasetFact):
+    """A deletion was taken back in time."""
+
+    FACT = "restored"
+
+
+class DatasetWithdrawn(DatasetFact):
+    """Nobody may use it any longer: ``withdrawn`` says why. What descends from it is flagged."""
+
+    FACT = "withdrawn"
+
+
+class DatasetFlagged(DatasetFact):
+    """A dataset that it was made from was withdrawn: ``withdrawn_inputs``."""
+
+    FACT = "flagged"
 
 
 class AnswerCount(Record):

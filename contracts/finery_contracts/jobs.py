@@ -23,6 +23,8 @@ from finery_contracts.datasets import DataFormat, DataKind
 from finery_contracts.errors import ErrorBody
 from finery_contracts.judging import JudgeOutput, JudgeSpec
 from finery_contracts.kinds import TaskKind as TaskKind
+from finery_contracts.merging import MergeOutput as MergeOutput
+from finery_contracts.merging import MergeSpec as MergeSpec
 from finery_contracts.model import Record
 from finery_contracts.preparing import CountOutput, CountSpec, PrepareOutput, PrepareSpec
 from finery_contracts.tuning import TuneParameters
@@ -104,7 +106,7 @@ class EvaluateSpec(Record):
 
 
 EngineSpec = Annotated[
-    IngestSpec | PrepareSpec | CountSpec | ImportSpec | ValidateSpec | TuneSpec | EvaluateSpec | JudgeSpec,
+    IngestSpec | PrepareSpec | CountSpec | ImportSpec | ValidateSpec | TuneSpec | EvaluateSpec | JudgeSpec | MergeSpec,
     Field(discriminator="kind"),
 ]
 
@@ -248,7 +250,8 @@ EngineOutput = Annotated[
     | ValidateOutput
     | TuneOutput
     | EvaluateOutput
-    | JudgeOutput,
+    | JudgeOutput
+    | MergeOutput,
     Field(discriminator="kind"),
 ]
 

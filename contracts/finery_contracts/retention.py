@@ -18,6 +18,7 @@ class Retention(Request):
     deployment_events_days: int = Field(default=30, ge=1, description="what a deployment's page shows of its past")
     temporary_model_days: int = Field(default=15, ge=1, description="a tuned model that nobody published")
     temporary_model_notice_days: tuple[int, ...] = Field(default=(3, 1), description="notices before it goes")
+    restore_hours: int = Field(default=24, ge=0, description="deleted through OpenAI's surface, not yet removed")
     events_days: int | None = Field(default=None, ge=31, description="facts on the bus; in SQL they stay for ever")
     inbox_days: int = Field(default=60, ge=31, description="after that, what was heard is kept as one line a noun")
     dead_days: int = Field(default=30, ge=1, description="messages that were given up")

@@ -20,6 +20,8 @@ from finery_contracts.jobs import (
     ImportOutput,
     IngestOutput,
     IngestSpec,
+    MergeOutput,
+    MergeSpec,
     Phase,
     TuneOutput,
     TuneSpec,
@@ -42,10 +44,24 @@ def engine(work: JobFolder) -> EngineOutput:
         (work.out / "model").mkdir()
         (work.out / "model" / "config.json").write_text("{}")
         return ImportOutput(architecture="llama", parameters=1000, size_bytes=2000, dtype="bfloat16", max_length=2048)
+    if isinstance(spec, MergeSpec):
+        return _merge(work, spec)
     if spec.kind == "validate":
         return ValidateOutput()
     (work.out / "samples.jsonl").write_text("{}\n")
     return EvaluateOutput(metrics={"accuracy": 0.5}, samples=2)
+
+
+def _merge(work: JobFolder, spec: MergeSpec) -> MergeOutput:
+    """What is made of the two can be seen in it."""
+    (work.out / "model").mkdir()
+    (work.out / "model" / "config.json").write_text("{}")
+    adapter = (Path(spec.adapter) / "adapter_model.safetensors").read_text()
+    base = (Path(spec.model) / "config.json").read_text()
+    (work.out / "model" / "model.safetensors").write_text(f"{base} with {adapter}")
+    return MergeOutput(
+        architecture="llama", parameters=1000, size_bytes=2000, dtype="bfloat16", max_length=2048, merged_tensors=1
+    )
 
 
 def _ingest(work: JobFolder, spec: IngestSpec) -> IngestOutput:
@@ -67,6 +83,7 @@ def _tune(work: JobFolder, spec: TuneSpec) -> TuneOutput:
         folder = work.checkpoints / f"checkpoint-{step}"
         folder.mkdir()
         (folder / "state.json").write_text(json.dumps({"step": step}))
+        _adapter(folder, step)
         work.progress(
             step=step, total=steps, metrics={"loss": 1 / step},
             checkpoint=CheckpointRef(step=step, path=folder.name, metrics={"loss": 1 / step}),
@@ -74,8 +91,13 @@ def _tune(work: JobFolder, spec: TuneSpec) -> TuneOutput:
         if work.stop_requested.is_set():
             raise Terminated(TuneOutput(steps=step, trained_tokens=step * 10))
     (work.out / "adapter").mkdir()
-    (work.out / "adapter" / "adapter_config.json").write_text("{}")
+    _adapter(work.out / "adapter", steps)
     return TuneOutput(steps=steps, trained_tokens=100, metrics={"loss": 0.1})
+
+
+def _adapter(folder: Path, step: int) -> None:
+    (folder / "adapter_config.json").write_text("{}")
+    (folder / "adapter_model.safetensors").write_text(f"weights of step {step}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from finery.cli.command import Columns, Shell, command
+from finery.cli.command import Columns, Shell, UserMistake, command
 from finery.cli.tasks import follow
 
 group = typer.Typer(
@@ -21,6 +21,7 @@ Format = Literal[
 COLUMNS: Columns = {
     "id": lambda d: d.id, "name": lambda d: d.name, "state": lambda d: d.state, "format": lambda d: d.format,
     "records": lambda d: d.records, "bad": lambda d: d.bad_records, "bytes": lambda d: f"{d.size_bytes:,}",
+    "flags": lambda d: "withdrawn input" if d.withdrawn_inputs else "",
 }  # fmt: skip
 REPORT_COLUMNS: Columns = {
     "line": lambda r: r.line, "row": lambda r: r.row, "record": lambda r: r.record, "field": lambda r: r.field,
@@ -94,11 +95,31 @@ def statistics(shell: Shell, dataset: Dataset) -> None:
         shell.one(finery.datasets.statistics(dataset))
 
 
-@command(group, "delete", example="finery datasets delete train.jsonl")
-def delete(shell: Shell, dataset: Dataset) -> None:
-    """Delete a dataset; refused while a task needs it."""
+@command(group, "delete", example="finery datasets delete train.jsonl --confirm DELETE")
+def delete(
+    shell: Shell, dataset: Dataset, confirm: Annotated[str, typer.Option(help="Say DELETE: it cannot be undone.")] = ""
+) -> None:
+    """Delete a dataset with its bytes; refused while a task needs it."""
+    if confirm != "DELETE":
+        raise UserMistake("deleting a dataset cannot be undone: say --confirm DELETE")
     with shell.finery as finery:
         shell.one(finery.datasets.delete(dataset))
+
+
+@command(group, "restore", example="finery datasets restore train.jsonl")
+def restore(shell: Shell, dataset: Dataset) -> None:
+    """Take back a deletion that an OpenAI client made, within a day."""
+    with shell.finery as finery:
+        shell.one(finery.datasets.restore(dataset))
+
+
+@command(group, "withdraw", example="finery datasets withdraw train.jsonl --reason 'consent was taken back'")
+def withdraw(
+    shell: Shell, dataset: Dataset, reason: Annotated[str, typer.Option(help="Shown with everything made of it.")]
+) -> None:
+    """Let nobody use a dataset any longer, and flag everything that descends from it."""
+    with shell.finery as finery:
+        shell.one(finery.datasets.withdraw(dataset, reason=reason))
 
 
 def _said(messages: list[dict[str, Any]] | None, mark: str = "") -> list[str]:

@@ -115,5 +115,13 @@ class Datasets:
         return self._transport.view(DatasetStatistics, "GET", f"{PATH}/{ref}/statistics")
 
     def delete(self, ref: str) -> DatasetView:
-        """Remove it; a name can be used again."""
-        return self._transport.view(DatasetView, "DELETE", f"{PATH}/{ref}")
+        """Remove it for good, with its bytes; a name can be used again."""
+        return self._transport.view(DatasetView, "DELETE", f"{PATH}/{ref}", params={"confirm": "DELETE"})
+
+    def restore(self, ref: str) -> DatasetView:
+        """Take back a deletion that OpenAI's surface made, within a day."""
+        return self._transport.view(DatasetView, "POST", f"{PATH}/{ref}/restore")
+
+    def withdraw(self, ref: str, *, reason: str) -> DatasetView:
+        """Nobody may use it any longer; every dataset and model that descends from it is flagged."""
+        return self._transport.view(DatasetView, "POST", f"{PATH}/{ref}/withdraw", json={"reason": reason})

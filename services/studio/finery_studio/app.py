@@ -47,10 +47,14 @@ from finery_studio.inbound import handlers as inbound_handlers
 from finery_studio.inbound import http as inbound_http
 from finery_studio.labelling import http as labelling_http
 from finery_studio.loops import Loops
+from finery_studio.models import bundle_http
 from finery_studio.models import http as model_http
 from finery_studio.models import store as model_store
+from finery_studio.models.birth import registrar_of
+from finery_studio.models.bundles import Carrier
 from finery_studio.models.gallery import load_gallery
 from finery_studio.models.handlers import ModelDesk
+from finery_studio.models.publication import Publisher
 from finery_studio.pools import http as pool_http
 from finery_studio.pools.flavours import load_flavours
 from finery_studio.pools.handlers import PoolDesk
@@ -87,6 +91,8 @@ class Studio:
         self.gallery = load_gallery(settings.gallery_file)
         self.models = ModelDesk(self.gallery.entries, tuple(settings.allowed_roots), settings.retention, self.specs)
         self.tuning, self.preparing = TuningDesk(self.models), PreparingDesk(self.models)
+        self.publisher = Publisher(self.models, self.storage)
+        self.registrar = registrar_of(settings, self.database, self.storage, self.models.gallery)
         self.tasks = TaskDesk(
             self.database, self.specs, self.outcomes, settings.max_attempts,
             HangRule(settings.hang_factor, settings.hang_floor_s), self.service.wake_relay,
@@ -95,8 +101,10 @@ class Studio:
         self.routes = {kind: partial(handler, desk=self.tasks) for kind, handler in ROUTES.items()}
         default = Quota(running_slots=settings.quota_running_slots, waiting_tasks=settings.quota_waiting_tasks)
         self.pools = PoolDesk(Policy(flavours=load_flavours(settings.flavours_file), default=default), self.ring)
-        self.loops = Loops(self.database, self.service, self.tasks, self.models, settings, self.storage, clock)
-        self.specs |= kinds.spec_makers(self.models, self.tuning, self.preparing)
+        self.loops = Loops(
+            self.database, self.service, self.tasks, self.models, self.registrar, settings, self.storage, clock
+        )
+        self.specs |= kinds.spec_makers(self.models, self.tuning, self.preparing, self.publisher)
         self.outcomes |= kinds.outcomes(self.models, self.storage)
         self.web: WebServer | None = None
         self._ask = forward.Ask(self._send)
@@ -113,8 +121,7 @@ class Studio:
 
     async def on_servable(self, call: Call[ServableRequest]) -> ServableModel:
         """RPC: a model that a call names."""
-        project = call.by.project
-        return self.models.deployable(await self.database.read(lambda s: model_store.load(s, project, call.body.name)))
+        return await self._servable(call.body.name, call.by.project)
 
     async def on_events(self, call: Call[LogRequest]) -> LogPage:
         """RPC: the event log."""
@@ -195,18 +202,19 @@ class Studio:
 
     def http(self) -> FastAPI:
         """The HTTP application; ``openapi.json`` is rendered from it."""
+        gate, database, most = self.gate, self.database, self.settings.max_upload_bytes
         datasets = dataset_http.DatasetRoutes(
-            self.gate, self.database, self.storage, self.specs, self.settings.max_upload_bytes, self.changed
+            gate, database, self.storage, self.specs, most, self.changed, self.settings.retention.restore_hours
         )
-        labelling = labelling_http.LabellingRoutes(
-            self.gate, self.database, self.storage, self.specs, self.settings.max_upload_bytes, self.changed
-        )
-        models = model_http.ModelRoutes(self.gate, self.database, self.models, self.deployments, self.changed)
+        labelling = labelling_http.LabellingRoutes(gate, database, self.storage, self.specs, most, self.changed)
+        models = model_http.ModelRoutes(gate, database, self.models, self.deployments, self.changed, self.publisher)
+        carrier = Carrier(self.models, self.registrar, self.settings.max_bundle_bytes)
         routers = (
             project_http.routes(self.gate, self.database, self.keys, self.tell_keys),
             dataset_http.routes(datasets),
             dataset_http.openai_routes(datasets),
             labelling_http.routes(labelling),
+            bundle_http.routes(self.gate, carrier, self.changed),
             model_http.routes(models),
             model_http.openai_routes(models),
             event_http.routes(self.gate, self.database, self.settings.spans_file),
@@ -217,7 +225,7 @@ class Studio:
             pool_http.routes(self.gate, self.database, self.pools, self.loops.pools_changed),
             inbound_http.routes(self.task_routes),
             tuning_openai.routes(self.task_routes),
-            forward.routes(self.gate, self._ask, self.resolve),
+            forward.routes(self.gate, self._ask, self.resolve, self._servable),
             billing.routes(self.gate, self._ask, self.gallery),
             notifications.routes(self.gate, self._ask),
             notifications.link_routes(self._ask),
@@ -228,20 +236,22 @@ class Studio:
     def task_routes(self) -> task_http.TaskRoutes:
         """What the routes of tasks need."""
         return task_http.TaskRoutes(
-            self.gate, self.database, self.storage, self.tasks, self.tuning, self.preparing, self._read_subject
-        )
-
-    # --- what others own ----------------------------------------------------------------------------------------
+            self.gate, self.database, self.storage, self.tasks, self.tuning, self.preparing, self.publisher,
+            self._read_subject,
+        )  # fmt: skip
 
     async def deployments(self, actor: Actor) -> list[DeploymentView]:
         """The project's deployments, asked of their owner."""
-        answer = await self._ask("deployer", "list", forward.Free({"limit": 100, "after": None}), actor)
-        return [DeploymentView.model_validate(item) for item in answer["data"]]
+        return await forward.all_deployments(self._ask, actor)
 
     async def resolve(self, asked: DeployRequest, actor: Actor) -> DeployCommand:
         """A deployment request, with the model's facts."""
-        view = await self.database.read(lambda s: model_store.load(s, actor.project, asked.model))
-        return DeployCommand(request=asked, model=self.models.deployable(view))
+        return DeployCommand(request=asked, model=await self._servable(asked.model, actor.project))
+
+    async def _servable(self, ref: str, project: str) -> ServableModel:
+        view = await self.database.read(lambda s: model_store.load(s, project, ref))
+        servable = self.models.deployable(view)
+        return servable.model_copy(update={"warnings": await self.registrar.check(view)})
 
     async def _send(self, *arguments: Any, **named: Any) -> Any:
         return await ask(self.service.client, *arguments, **named)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
@@ -28,6 +29,16 @@ class StudioSettings(Settings):
     quota_running_slots: int = Field(default=64, ge=0, description="of a project for which an operator set none")
     quota_waiting_tasks: int = Field(default=10_000, ge=0, description="likewise")
     max_attempts: int = Field(default=3, ge=1, le=100)
+    verify_before_deploy: Literal["refuse", "warn", "off"] = Field(
+        default="refuse", description="a model whose files are not those that were signed at its birth"
+    )
+    withdrawn_inputs: Literal["refuse", "warn", "off"] = Field(
+        default="warn", description="deploying a model that descends from a withdrawn dataset"
+    )
+    trusted_keys: list[Path] = Field(
+        default_factory=list[Path], description="public keys (PEM files) of others whose model bundles are taken"
+    )
+    max_bundle_bytes: int = Field(default=200 * 2**30, ge=1, description="of a model bundle that is imported")
     operator_key: str | None = Field(
         default=None, description="first key of the default project; default: home/api_key"
     )

@@ -11,7 +11,6 @@ from pydantic import Field
 from finery_contracts.access import Actor
 from finery_contracts.datasets import (
     DataFormat,
-    DatasetDeleted,
     DatasetLineage,
     DatasetReady,
     DatasetRejected,
@@ -19,7 +18,7 @@ from finery_contracts.datasets import (
     DatasetUploaded,
     DatasetView,
 )
-from finery_contracts.errors import Conflict, InvalidRequest
+from finery_contracts.errors import InvalidRequest
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import IngestOutput, IngestSpec, TaskKind
 from finery_contracts.options import TaskOptions
@@ -27,7 +26,8 @@ from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_kit.storage import Blob, Storage
 from finery_studio.datasets import store
-from finery_studio.labelling import store as labelling_store
+from finery_studio.datasets.withdrawal import refuse_withdrawn
+from finery_studio.removal.store import let_go
 from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, SpecMaker, submit
 
@@ -63,6 +63,7 @@ class IngestRequest(TaskOptions):
 def ingest_again(tx: Transaction, asked: IngestRequest, actor: Actor, specs: Mapping[TaskKind, SpecMaker]) -> TaskView:
     """The same bytes under other settings."""
     source = store.load(tx.session, actor.project, asked.dataset)
+    refuse_withdrawn(source)
     upload = Upload(
         blob=Blob(store.blob_of(tx.session, source.id), source.sha256, source.size_bytes), filename=source.filename,
         name=source.name, purpose="evals" if source.purpose == "evals" else "fine-tune", format=asked.format,
@@ -119,6 +120,7 @@ def on_ingest_ended(tx: Transaction, task: TaskView, *, storage: Storage) -> dic
     """The dataset is ready, or rejected with the report; content that is there already is not kept twice."""
     row = tx.session.get(store.DatasetRow, task.request["dataset"], with_for_update=True, populate_existing=True)
     if row is None or row.state != DatasetState.UPLOADED:
+        let_go(tx, task.project, [f"{task.artefact}/out" if task.artefact else None])
         return {}
     view = DatasetView.model_validate_json(row.view)
     report = f"{task.artefact}/out/report.jsonl" if task.artefact else None
@@ -138,17 +140,3 @@ def on_ingest_ended(tx: Transaction, task: TaskView, *, storage: Storage) -> dic
         return {}
     store.save(tx, store.changed(view, state=DatasetState.REJECTED, error=task.error, report=report), DatasetRejected)
     return {}
-
-
-def delete(tx: Transaction, project: str, ref: str) -> DatasetView:
-    """It can no longer be named; refused while an unfinished task or an open labelling uses it."""
-    view = store.mine(tx, project, ref)
-    tasks = [task for task in task_store.users_of(tx.session, project, view.id) if task != view.task]
-    labellings = labelling_store.open_on(tx.session, project, view.id)
-    if tasks or labellings:
-        raise Conflict(
-            f"{view.name} is in use by {', '.join([*tasks, *labellings])}; wait for tasks or terminate them, close "
-            "labellings",
-            code="in_use", details=[*({"task": task} for task in tasks), *({"labelling": name} for name in labellings)],
-        )  # fmt: skip
-    return store.save(tx, store.changed(view, state=DatasetState.DELETED), DatasetDeleted)

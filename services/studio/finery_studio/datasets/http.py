@@ -17,9 +17,10 @@ from finery_contracts.lineage import DatasetGraph
 from finery_contracts.options import TaskOptions
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import CHUNK, Storage
-from finery_studio.datasets import handlers, store
+from finery_studio.datasets import handlers, removal, store, withdrawal
 from finery_studio.datasets.lineage import lineage_of
 from finery_studio.datasets.preview import page_of
+from finery_studio.datasets.withdrawal import WithdrawRequest
 from finery_studio.edge.answers import openai_page, page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
@@ -33,8 +34,9 @@ class DatasetRoutes:
 
     def __init__(
         self, gate: Gate, database: Database, storage: Storage, specs: dict[TaskKind, SpecMaker], max_bytes: int,
-        changed: Callable[[], None],
+        changed: Callable[[], None], restore_hours: int,
     ) -> None:  # fmt: skip
+        self.restore_hours = restore_hours
         self.gate, self.database, self.storage, self.specs = gate, database, storage, specs
         self.max_bytes, self.changed = max_bytes, changed
 
@@ -58,14 +60,12 @@ class DatasetRoutes:
         self.changed()
         return answer
 
-    async def drop(self, actor: Actor, ref: str) -> DatasetView:
-        """Delete; the bytes go when nothing else has them."""
-        view = await self.database.write(lambda tx: handlers.delete(tx, actor.project, ref))
+    async def drop(self, actor: Actor, ref: str, *, restorable_hours: int = 0) -> DatasetView:
+        """Delete; the bytes go later, when nothing else needs them."""
+        view = await self.database.write(
+            lambda tx: removal.delete(tx, actor.project, ref, restorable_hours=restorable_hours)
+        )
         self.changed()
-        blob = await self.database.read(lambda session: store.blob_of(session, view.id))
-        for url in {blob, view.content or blob}:
-            if not await self.database.read(lambda session, url=url: store.is_used(session, url, view.id)):
-                self.storage.delete(url)
         return view
 
 
@@ -137,8 +137,30 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         return DatasetStatistics.model_validate_json(await asyncio.to_thread(path.read_bytes))
 
     @router.delete("/{ref}")
-    async def delete(ref: str, actor: Actor = writer) -> DatasetView:
+    async def delete(ref: str, actor: Actor = writer, confirm: Literal["DELETE"] | None = None) -> DatasetView:
+        if confirm is None:
+            raise InvalidRequest(
+                "deleting a dataset cannot be undone: say confirm=DELETE", code="confirm_missing", param="confirm"
+            )
         return await desk.drop(actor, ref)
+
+    @router.post("/{ref}/restore")
+    async def restore(ref: str, wish: Wish = wisher) -> DatasetView:
+        project = wish.actor.project
+        view = await desk.gate.once(wish, DatasetView, lambda tx: removal.restore(tx, project, ref))
+        desk.changed()
+        return view
+
+    @router.post("/{ref}/withdraw")
+    async def withdraw(ref: str, body: WithdrawRequest, wish: Wish = wisher) -> DatasetView:
+        actor = wish.actor
+
+        def work(tx: Transaction) -> DatasetView:
+            return withdrawal.withdraw(tx, actor.project, ref, by=actor.user, reason=body.reason)
+
+        view = await desk.gate.once(wish, DatasetView, work)
+        desk.changed()
+        return view
 
     return router
 
@@ -195,7 +217,7 @@ def openai_routes(desk: DatasetRoutes) -> APIRouter:
     @router.delete("/{file_id}")
     async def delete(file_id: str, actor: Actor = writer) -> dict[str, Any]:
         view = await load(actor, file_id)
-        await desk.drop(actor, view.id)
+        await desk.drop(actor, view.id, restorable_hours=desk.restore_hours)
         return {"id": file_id, "object": "file", "deleted": True}
 
     return router

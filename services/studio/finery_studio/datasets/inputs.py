@@ -8,6 +8,7 @@ from finery_contracts.errors import InvalidRequest
 from finery_contracts.tasks import TaskView
 from finery_kit.db import Transaction
 from finery_studio.datasets import store
+from finery_studio.datasets.withdrawal import refuse_withdrawn
 
 
 def for_use(
@@ -19,6 +20,7 @@ def for_use(
         NotFound, InvalidRequest: there is none, or it cannot be used.
     """
     view = store.load(tx.session, actor.project, ref)
+    refuse_withdrawn(view)
     if view.task is None:
         raise InvalidRequest(
             f"{view.filename} was uploaded with purpose {view.purpose}; upload it with purpose fine-tune",

@@ -26,7 +26,8 @@ from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.events.streams import Stored
 from finery_studio.labelling.judging import JudgeRequest, Judging
-from finery_studio.models.requests import ImportRequest, ValidateRequest
+from finery_studio.models.publication import Publisher
+from finery_studio.models.requests import ImportRequest, MergeRequest, ValidateRequest
 from finery_studio.pools.queue import told
 from finery_studio.tasks import listing, store
 from finery_studio.tasks.handlers import TaskDesk
@@ -49,6 +50,7 @@ class TaskRoutes:
     tasks: TaskDesk
     tuning: TuningDesk
     preparing: PreparingDesk
+    publisher: Publisher
     read_subject: ReadSubject
 
     async def submit(self, body: dict[str, Any], wish: Wish) -> TaskView:
@@ -77,6 +79,7 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
         "judge": (JudgeRequest, Judging(desk.tuning.models).judge),
         "validate": (ValidateRequest, desk.tuning.validate),
         "import": (ImportRequest, desk.tuning.models.imports),
+        "merge": (MergeRequest, desk.publisher.merge),
         "ingest": (IngestRequest, partial(ingest_again, specs=desk.tasks.specs)),
     }
     if not isinstance(kind, str) or kind not in makers:
