@@ -173,7 +173,7 @@ def openai_routes(desk: ModelRoutes) -> APIRouter:
         views = await desk.database.read(lambda s: store.list_models(s, actor.project, limit=10_000))
         for view in reversed(views):
             if view.state is ModelState.READY:
-                name = view.openai_name or view.name
+                name = view.openai_name or store.address_of(view)
                 found[name] = _object(name, int(view.created_at.timestamp()), actor.project_name)
         for deployment in await desk.deployments(actor):
             if not deployment.trial:
