@@ -9,15 +9,22 @@ from pydantic import Field
 from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.model import Record, UtcTime
+from finery_contracts.sources import Fetched
 
 
 class DatasetState(StrEnum):
-    """From upload to use."""
+    """From upload, or from its source, to use."""
 
+    FETCHING = "fetching"
     UPLOADED = "uploaded"
     READY = "ready"
     REJECTED = "rejected"
     DELETED = "deleted"
+
+    @property
+    def pending(self) -> bool:
+        """Its ingest has not ended."""
+        return self in (DatasetState.FETCHING, DatasetState.UPLOADED)
 
 
 class DatasetView(Record):
@@ -43,6 +50,7 @@ class DatasetView(Record):
     report: str | None = Field(default=None, description="store URL of the report of bad records")
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
+    origin: Fetched | None = Field(default=None, description="where its bytes were fetched from; never a secret")
 
 
 class DatasetFact(Event):
@@ -51,6 +59,12 @@ class DatasetFact(Event):
     NOUN = "dataset"
     SAID_BY = "studio"
     data: DatasetView
+
+
+class DatasetRegistered(DatasetFact):
+    """Its source is known; ingest will fetch the bytes and look at them."""
+
+    FACT = "registered"
 
 
 class DatasetUploaded(DatasetFact):

@@ -61,7 +61,10 @@ class AttemptFolder:
                 "threads": min(os.cpu_count() or 2, 16),
             }
         )  # fmt: skip
-        (self.folder / "job.json").write_text(job.model_dump_json(indent=1))
+        # It may hold what opens a source: nobody else reads it, and it goes with the folder when the attempt ends.
+        descriptor = os.open(self.folder / "job.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(job.model_dump_json(indent=1))
 
     def keep_checkpoint(self, checkpoint: CheckpointRef) -> CheckpointRef | None:
         """A copy by hard links in the store, which outlives this worker; None when the engine removed it already."""

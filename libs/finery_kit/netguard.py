@@ -33,7 +33,8 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
 _REMEDY = (
     "give the http or https URL of an endpoint that is reachable from the internet; the operator may allow internal "
-    "networks with FINERY_NOTIFIER_ALLOW_NETWORKS, such as 127.0.0.0/8"
+    "networks, such as 127.0.0.0/8, with FINERY_NOTIFIER_ALLOW_NETWORKS for webhooks and "
+    "FINERY_SOURCES_ALLOW_NETWORKS for data"
 )
 
 # IANA's special-purpose registries (RFC 6890 and later), and the metadata services of clouds that lie elsewhere.
@@ -114,6 +115,21 @@ async def check_url(url: str, *, allow: tuple[Network, ...] = (), lookup: Lookup
             raise _not_allowed(f"{host} stands for {address}, {reason}")
     shown = f"[{host}]" if ":" in host else host
     return CheckedUrl(url, host, port, f"{scheme}://{shown}:{port}", addresses)
+
+
+def check_spelling(url: str, *, allow: tuple[Network, ...] = ()) -> str:
+    """The URL's origin, ``scheme://host:port``, if nothing but its name can still be refused; nothing is looked up.
+
+    Raises:
+        InvalidRequest: code ``url_not_allowed``: it is not spelt plainly, or spells out an internal address.
+    """
+    scheme, host, port = _parts(url)
+    literal = literal_of(host)
+    if literal is None:
+        _check_name(host)
+    elif (reason := refusal(literal, allow)) is not None:
+        raise _not_allowed(f"{host} is {reason}")
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
 def refusal(address: Address, allow: tuple[Network, ...] = ()) -> str | None:

@@ -10,7 +10,7 @@ from typing import Literal
 
 from finery.resources.tasks import FIRST_POLL_S, LAST_POLL_S
 from finery.transport import Page, Transport, every
-from finery_contracts.datasets import DatasetState, DatasetView
+from finery_contracts.datasets import DatasetView
 from finery_contracts.jobs import BadRecord
 from finery_contracts.tasks import NotifyChoice
 
@@ -59,10 +59,10 @@ class Datasets:
         """The dataset, once ingest has looked at it; it may be ``rejected``.
 
         Raises:
-            TimeoutError: it is still ``uploaded``.
+            TimeoutError: it was not looked at yet.
         """
         until, pause_s = time.monotonic() + timeout_s, FIRST_POLL_S
-        while (view := self.get(ref)).state is DatasetState.UPLOADED:
+        while (view := self.get(ref)).state.pending:
             if time.monotonic() > until:
                 raise TimeoutError(f"dataset {ref} was not ingested within {timeout_s:g} s")
             time.sleep(pause_s)

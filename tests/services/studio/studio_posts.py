@@ -168,12 +168,24 @@ SINCE, SINCE_LATER = {"since": WHEN}, {"since": LATER}
 POOL = {"name": "mine", "flavours": {"cpu": 1}}
 HOOK = {"topic": "jobs", "url": "https://example.com/hook"}
 MODEL = {"name": "mine", "source": {"gallery": GALLERY_MODEL}}
+GRANT = {"action": "read", "resource": "s3://data/train"}
+STORE = {
+    "kind": "s3", "name": "lake", "endpoint": "https://93.184.215.14", "access_key": "AKIA", "secret_key": "s3cr3t-k3y",
+}  # fmt: skip
+TUS = {"tus-resumable": "1.0.0", "content-type": "application/offset+octet-stream"}
 SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/api/v1/projects": _json("/api/v1/projects", {"name": "shop"}, {"name": "other"}),
     "/api/v1/keys": _json("/api/v1/keys", {"description": "a"}, {"description": "b"}),
     "/api/v1/datasets": _plain("/api/v1/datasets", {"files": FILE}, {"files": OTHER_FILE}),
     "/v1/files": _plain(
         "/v1/files", {"files": FILE, "data": {"purpose": "fine-tune"}}, {"files": FILE, "data": {"purpose": "evals"}}
+    ),
+    "/api/v1/grants": _json("/api/v1/grants", GRANT, {**GRANT, "days": 1}),
+    "/api/v1/connections": _json("/api/v1/connections", STORE, {**STORE, "name": "other"}),
+    "/api/v1/uploads": _plain(
+        "/api/v1/uploads",
+        {"headers": {**TUS, "upload-length": "3"}, "content": b"abc"},
+        {"headers": {**TUS, "upload-length": "3"}, "content": b"abd"},
     ),
     "/api/v1/models": _json("/api/v1/models", MODEL, {**MODEL, "name": "other"}),
     "/api/v1/models/{ref}/publish": _published,

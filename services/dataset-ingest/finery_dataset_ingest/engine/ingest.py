@@ -19,6 +19,7 @@ from finery_contracts.jobs import BadRecord, IngestOutput, IngestSpec, Phase
 from finery_dataset_ingest.engine.canonical import CanonicalWriter
 from finery_dataset_ingest.engine.detection import Format, choose_format
 from finery_dataset_ingest.engine.samples import Fault, FileUnreadable, Flawed, Sample
+from finery_dataset_ingest.engine.sources.fetching import fetch
 from finery_dataset_ingest.engine.statistics import Tally
 from finery_ml.job import JobFolder, Terminated, run, write_atomically
 
@@ -57,45 +58,50 @@ def ingest(work: JobFolder) -> IngestOutput:
     spec = work.job.spec
     if not isinstance(spec, IngestSpec):
         raise InvalidRequest(f"This engine ingests; it cannot {spec.kind}.", code="wrong_engine", param="kind")
-    source = Path(spec.source)
-    _check_source(source, spec)
-    work.progress(phase=Phase.RUNNING, total=source.stat().st_size, message=f"reading {spec.filename}")
+    sources, fetched = fetch(work, spec)
+    for source, filename in sources:
+        _check_source(source, filename, spec.max_bytes)
+    every = sum(source.stat().st_size for source, _ in sources)
+    work.progress(phase=Phase.RUNNING, total=every, message=f"reading {spec.filename}")
     tally = Tally()
     writer = CanonicalWriter(work.out / "records.parquet")
     try:
-        with source.open("rb") as file, (work.out / "report.jsonl").open("w", encoding="utf-8") as report:
-            chosen = choose_format(file, stated=spec.format, filename=spec.filename)
-            faults = _Faults(spec.filename, report)
-            with work.span("read", format=chosen.name) as facts, _collector_at_rest():
-                _stream(work, file, chosen, writer=writer, tally=tally, faults=faults)
-                facts.update(records=tally.records, bad_records=faults.records)
+        with (work.out / "report.jsonl").open("w", encoding="utf-8") as report:
+            faults, formats = _Faults(spec.filename, report), list[str]()
+            for source, filename in sources:
+                with source.open("rb") as file:
+                    chosen = choose_format(file, stated=spec.format, filename=filename)
+                    faults.filename = filename
+                    formats.append(chosen.name)
+                    with work.span("read", format=chosen.name) as facts, _collector_at_rest():
+                        _stream(work, file, chosen, writer=writer, tally=tally, faults=faults)
+                        facts.update(records=tally.records, bad_records=faults.records)
         _judge(spec, tally, faults)
         digest = writer.publish()
     finally:
         writer.discard()
     write_atomically(work.out / "stats.json", tally.as_statistics().model_dump_json(indent=1))
     return IngestOutput(
-        format=chosen.name,
+        format=formats[0] if len(set(formats)) == 1 else "mixed",
         records=tally.records,
         bad_records=faults.records,
         errors=faults.first,
         warnings=_warnings(tally, faults),
         characters=tally.characters.total(),
         content_sha256=digest,
+        fetched=fetched,
     )
 
 
-def _check_source(source: Path, spec: IngestSpec) -> None:
+def _check_source(source: Path, filename: str, max_bytes: int) -> None:
     if not source.is_file():
-        raise DataInvalid(
-            f"{spec.filename} is not a file; give one file of records.", code="not_a_file", param=spec.filename
-        )
+        raise DataInvalid(f"{filename} is not a file; give one file of records.", code="not_a_file", param=filename)
     size = source.stat().st_size
-    if size > spec.max_bytes:
+    if size > max_bytes:
         raise TooLarge(
-            f"{spec.filename} has {size} bytes, the limit is {spec.max_bytes}; split it.",
+            f"{filename} has {size} bytes, the limit is {max_bytes}; split it.",
             code="file_too_large",
-            param=spec.filename,
+            param=filename,
         )
 
 

@@ -4,14 +4,14 @@ import json
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Form, Query, UploadFile
+from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse
+from sqlmodel import Session
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.datasets import DatasetState, DatasetView
-from finery_contracts.errors import Conflict, InvalidRequest, NotFound
+from finery_contracts.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from finery_contracts.ids import finery_id, openai_id
-from finery_contracts.jobs import TaskKind
 from finery_contracts.options import TaskOptions
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import CHUNK, Storage
@@ -19,8 +19,23 @@ from finery_studio.datasets import handlers, store
 from finery_studio.edge.answers import openai_page, page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
-from finery_studio.tasks.submit import SpecMaker
+from finery_studio.uploads import store as upload_store
 
+MAX_NAMED_BYTES = 2**20
+NAMED = {
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object", "required": ["source"],
+                    "description": "a source instead of a file: the body of POST /api/v1/tasks with kind ingest, its "
+                    "`name` being the dataset's",
+                    "properties": {"source": {"description": "a URL, or {kind, …}: see IngestRequest"}},
+                }
+            }
+        }
+    }
+}  # fmt: skip
 PURPOSES = ("fine-tune", "evals", "user_data", "assistants", "batch", "vision")
 
 
@@ -28,11 +43,27 @@ class DatasetRoutes:
     """What both surfaces need."""
 
     def __init__(
-        self, gate: Gate, database: Database, storage: Storage, specs: dict[TaskKind, SpecMaker], max_bytes: int,
+        self, gate: Gate, database: Database, storage: Storage, desk: handlers.DatasetDesk, max_bytes: int,
         changed: Callable[[], None],
     ) -> None:  # fmt: skip
-        self.gate, self.database, self.storage, self.specs = gate, database, storage, specs
-        self.max_bytes, self.changed = max_bytes, changed
+        self.gate, self.database, self.storage, self.desk = gate, database, storage, desk
+        self.specs, self.max_bytes, self.changed = desk.specs, max_bytes, changed
+
+    async def name(self, body: bytes, wish: Wish) -> dict[str, Any]:
+        """A dataset of a source that is named: JSON as ``POST /api/v1/tasks`` takes it, ``name`` for the dataset."""
+        try:
+            said = json.loads(body)
+        except (ValueError, RecursionError) as fault:
+            raise InvalidRequest("the body is no JSON", code="invalid_json") from fault
+        if not isinstance(said, dict):
+            raise InvalidRequest("the body is a JSON object", code="invalid_json")
+        named = {**said, "output": said["name"]} if "name" in said else said
+        asked = handlers.IngestRequest.model_validate({k: v for k, v in named.items() if k != "name"})
+        made = await self.gate.once(
+            wish, dict[str, Any], lambda tx: _view(self.desk.make(tx, asked, wish.actor))
+        )  # fmt: skip
+        self.changed()
+        return made
 
     async def take(
         self, upload: UploadFile, wish: Wish, told: Callable[[DatasetView], dict[str, Any]], **said: Any
@@ -59,7 +90,7 @@ class DatasetRoutes:
         view = await self.database.write(lambda tx: handlers.delete(tx, actor.project, ref))
         self.changed()
         blob = await self.database.read(lambda session: store.blob_of(session, view.id))
-        if not await self.database.read(lambda session: store.blob_is_used(session, blob, view.id)):
+        if blob and not await self.database.read(lambda session: _is_used(session, blob, view.id)):
             self.storage.delete(blob)
         return view
 
@@ -71,9 +102,10 @@ def routes(desk: DatasetRoutes) -> APIRouter:
     writer = Depends(desk.gate.needs(Role.COMMON))
     wisher = desk.gate.wishes(Role.COMMON)
 
-    @router.post("", status_code=201)
+    @router.post("", status_code=201, openapi_extra=NAMED)
     async def upload(
-        file: UploadFile,
+        request: Request,
+        file: UploadFile | None = None,
         wish: Wish = wisher,
         name: Annotated[str | None, Form()] = None,
         stated: Annotated[Literal["auto", "openai", "csv"], Form(alias="format")] = "auto",
@@ -83,6 +115,8 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         notify: Annotated[str | None, Form(description="JSON: {topic, events}")] = None,
         task: Annotated[str | None, Form(description="JSON: options of the task: auto_stop_s, priority, …")] = None,
     ) -> DatasetView:
+        if file is None:
+            return DatasetView.model_validate(await desk.name(await small_body(request), wish))
         said = {"name": name} if name else {}
         made = await desk.take(
             file, wish, _view, purpose=purpose, format=stated, bad_records=bad_records, bad_ceiling=bad_ceiling,
@@ -164,6 +198,11 @@ def openai_routes(desk: DatasetRoutes) -> APIRouter:
     async def content(file_id: str, actor: Actor = reader) -> FileResponse:
         view = await load(actor, file_id)
         blob = await desk.database.read(lambda session: store.blob_of(session, view.id))
+        if not blob:
+            raise Conflict(
+                f"the bytes of {view.name} lie where they were fetched from; its records are in the dataset",
+                code="bytes_elsewhere", param="id",
+            )  # fmt: skip
         return FileResponse(desk.storage.path(blob), filename=view.filename, media_type="application/octet-stream")
 
     @router.delete("/{file_id}")
@@ -173,6 +212,23 @@ def openai_routes(desk: DatasetRoutes) -> APIRouter:
         return {"id": file_id, "object": "file", "deleted": True}
 
     return router
+
+
+async def small_body(request: Request) -> bytes:
+    """A body of JSON.
+
+    Raises:
+        InvalidRequest, TooLarge: it is something else, or more than a description of a source.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise InvalidRequest("send the file as multipart, or JSON that names a source", code="file_missing",
+                             param="file")  # fmt: skip
+    found = bytearray()
+    async for piece in request.stream():
+        found += piece
+        if len(found) > MAX_NAMED_BYTES:
+            raise TooLarge(f"what names a source has at most {MAX_NAMED_BYTES:,} bytes")
+    return bytes(found)
 
 
 def file_object(view: DatasetView) -> dict[str, Any]:
@@ -207,6 +263,10 @@ def _options(task: str | None, notify: str | None) -> TaskOptions:
     if not isinstance(given, dict):
         raise InvalidRequest("task is a JSON object of options", code="invalid_json", param="task")
     return TaskOptions.model_validate({**given, **told})
+
+
+def _is_used(session: Session, blob: str, except_id: str) -> bool:
+    return store.blob_is_used(session, blob, except_id) or upload_store.waits_for_use(session, blob)
 
 
 def _view(view: DatasetView) -> dict[str, Any]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from sqlalchemy import Text
 from sqlmodel import Field, Session, col, select
 
@@ -23,6 +26,8 @@ class DatasetRow(StudioTable, table=True):
     purpose: str
     state: str = Field(index=True)
     blob: str
+    origin: str | None = Field(default=None, sa_type=Text)
+    sealed: str | None = Field(default=None, sa_type=Text)
     view: str = Field(sa_type=Text)
 
 
@@ -54,6 +59,18 @@ def blob_of(session: Session, dataset_id: str) -> str:
     row = session.get(DatasetRow, dataset_id)
     assert row is not None
     return row.blob
+
+
+def row_of(session: Session, dataset_id: str) -> DatasetRow:
+    """The row of a dataset that is known to be there."""
+    row = session.get(DatasetRow, dataset_id)
+    assert row is not None
+    return row
+
+
+def json_of(text: str) -> Any:
+    """What a column of JSON holds."""
+    return json.loads(text)
 
 
 def save(tx: Transaction, view: DatasetView, fact: type[Event], *, blob: str | None = None) -> DatasetView:

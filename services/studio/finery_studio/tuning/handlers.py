@@ -154,7 +154,7 @@ class TuningDesk:
                 f"dataset {view.name} was rejected: {reason}", code="dataset_rejected", param=param,
                 details=view.error.details if view.error else None,
             )  # fmt: skip
-        return view, (view.task,) if view.state is DatasetState.UPLOADED else ()
+        return view, (view.task,) if view.state.pending else ()
 
     def _ready(self, tx: Transaction, task: TaskView, dataset_id: str, param: str) -> DatasetView:
         view = dataset_store.load(tx.session, task.project, dataset_id)
