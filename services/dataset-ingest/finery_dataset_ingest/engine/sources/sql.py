@@ -99,7 +99,7 @@ def _postgres(query: str, origin: Origin, late: InvalidRequest) -> Iterator[tupl
     assert origin.endpoint is not None
     try:
         with (
-            _open_postgres(origin.endpoint, origin) as connection,
+            closing(_open_postgres(origin.endpoint, origin)) as connection,  # nothing is ever committed
             connection.cursor(name="finery", scrollable=False) as cursor,
         ):
             cursor.itersize = ROWS_AT_ONCE
