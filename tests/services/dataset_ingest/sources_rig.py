@@ -1,4 +1,4 @@
-"""Builders for sources: a job folder that fetches, servers that say exactly what a test wants, a socket for Postgres."""
+"""Builders for sources: a job folder that fetches, servers that say what a test wants, a port for Postgres."""
 
 from __future__ import annotations
 
