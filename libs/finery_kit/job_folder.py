@@ -80,6 +80,7 @@ class AttemptFolder:
 
     def conclude(self, status: int, *, told_to: str | None) -> AttemptEnd:
         """How it went, from exit status and result.json; what was left moves into the store unless abandoned."""
+        (self.folder / "job.json").unlink(missing_ok=True)  # what opens a source has no use any more
         result = self._result()
         artefact = self._store() if told_to != "abandon" else None
         if told_to in ("leave", "cut_off") and (result is None or result.status == "terminated"):

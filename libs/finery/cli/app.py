@@ -27,6 +27,7 @@ def application() -> typer.Typer:
         pools,
         project,
         reading,
+        sources,
         tasks,
     )
 
@@ -35,6 +36,9 @@ def application() -> typer.Typer:
     app.add_typer(tasks.group, name="tasks")
     app.add_typer(datasets.group, name="datasets")
     app.add_typer(gallery.group, name="gallery")
+    app.add_typer(sources.grants, name="grants")
+    app.add_typer(sources.connections, name="connections")
+    app.add_typer(sources.uploads, name="uploads")
     app.add_typer(models.group, name="models")
     app.add_typer(deployments.group, name="deployments")
     app.add_typer(pools.pools, name="pools")

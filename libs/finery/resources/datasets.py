@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from finery.resources.tasks import FIRST_POLL_S, LAST_POLL_S
+from finery.resources.uploads import Told, Uploads
 from finery.transport import Page, Transport, every
 from finery_contracts.datasets import DatasetView
 from finery_contracts.jobs import BadRecord
@@ -16,6 +17,7 @@ from finery_contracts.tasks import NotifyChoice
 
 PATH = "/api/v1/datasets"
 UPLOAD_TIMEOUT_S = 3600.0
+RESUMABLE_BYTES = 8 * 2**20
 
 
 class Datasets:
@@ -23,25 +25,55 @@ class Datasets:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._uploads = Uploads(transport)
 
     def upload(
         self, file: str | Path, *, name: str | None = None, file_format: Literal["auto", "openai", "csv"] = "auto",
         bad_records: Literal["strict", "skip"] = "strict", purpose: Literal["fine-tune", "evals"] = "fine-tune",
-        notify: NotifyChoice | None = None,
+        notify: NotifyChoice | None = None, told: Told | None = None,
     ) -> DatasetView:  # fmt: skip
         """Upload a file; ingest begins at once, as the task ``task`` of the answer.
+
+        A file of more than 8 MB goes in pieces, and ``told`` hears how far it is.
 
         Raises:
             OSError: the file cannot be read.
         """
+        path = Path(file)
+        if path.stat().st_size > RESUMABLE_BYTES:
+            upload = self._uploads.send(path, told=told)
+            wanted: dict[str, Any] = {"format": file_format, "bad_records": bad_records, "purpose": purpose}
+            wanted |= {"notify": notify.model_dump(mode="json")} if notify else {}
+            return self.fetch({"kind": "upload", "upload": upload.id}, name=name, **wanted)
         said = {"format": file_format, "bad_records": bad_records, "purpose": purpose}
         said |= {"name": name} if name else {}
         said |= {"notify": notify.model_dump_json()} if notify else {}
-        path = Path(file)
         with path.open("rb") as body:
             return self._transport.view(
                 DatasetView, "POST", PATH, data=said, files={"file": (path.name, body)}, timeout=UPLOAD_TIMEOUT_S
             )
+
+    def resume(
+        self, file: str | Path, *, name: str | None = None, file_format: str = "auto", bad_records: str = "strict",
+        purpose: str = "fine-tune", told: Told | None = None,
+    ) -> DatasetView:  # fmt: skip
+        """Go on with the upload of this file that was interrupted, or begin it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        begun = self._uploads.unfinished(file)
+        upload = self._uploads.resume(begun.id, file, told=told) if begun else self._uploads.send(file, told=told)
+        source = {"kind": "upload", "upload": upload.id}
+        return self.fetch(source, name=name, format=file_format, bad_records=bad_records, purpose=purpose)
+
+    def fetch(self, source: str | Mapping[str, Any], *, name: str | None = None, **said: Any) -> DatasetView:
+        """A dataset of a source: ``s3://…``, ``file:///…``, ``https://…``, or a mapping with its ``kind``.
+
+        ``said``: format, bad_records, bad_ceiling, purpose, and the task's options. It needs a grant to read the place.
+        """
+        body = {"source": source if isinstance(source, str) else dict(source), **said}
+        return self._transport.view(DatasetView, "POST", PATH, json=body | ({"name": name} if name else {}))
 
     def get(self, ref: str) -> DatasetView:
         """One dataset, by id or name."""
