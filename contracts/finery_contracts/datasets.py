@@ -9,7 +9,7 @@ from pydantic import Field
 from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.model import Record, UtcTime
-from finery_contracts.sources import Fetched
+from finery_contracts.sources import PlaceView
 
 
 class DatasetState(StrEnum):
@@ -50,7 +50,7 @@ class DatasetView(Record):
     report: str | None = Field(default=None, description="store URL of the report of bad records")
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
-    origin: Fetched | None = Field(default=None, description="where its bytes were fetched from; never a secret")
+    origin: PlaceView | None = Field(default=None, description="where its bytes were fetched from; never a secret")
 
 
 class DatasetFact(Event):

@@ -66,6 +66,13 @@ class GrantChange(Request):
     days: Days = Field(default=None, description="it ends so many days from now, if that is sooner")
 
 
+class TargetView(Record):
+    """For whom a grant is."""
+
+    kind: Literal["user", "federated_user", "group", "everyone"]
+    name: str | None = None
+
+
 class GrantView(Record):
     """A grant."""
 
@@ -73,7 +80,7 @@ class GrantView(Record):
     project: str
     action: Action
     resource: str
-    target: Target
+    target: TargetView
     description: str = ""
     expires_at: UtcTime | None = Field(default=None, description="null: for ever")
     version: int

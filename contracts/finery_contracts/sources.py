@@ -35,7 +35,10 @@ class FileSource(Request):
     """A file, or every file below a folder, under a root that the operator allows."""
 
     kind: Literal["file"] = "file"
-    url: str = Field(description="file:///absolute/path", min_length=1, max_length=MAX_URL_CHARACTERS)
+    url: str = Field(
+        description="file:///absolute/path", min_length=1, max_length=MAX_URL_CHARACTERS,
+        examples=["file:///data/train.jsonl"],
+    )  # fmt: skip
 
     @field_validator("url")
     @classmethod
@@ -193,12 +196,28 @@ class FetchedBytes(Record):
     skipped: int = Field(default=0, description="lines of logs that were no record")
 
 
+class PlaceView(Record):
+    """A source as it is recorded beside what was made of it."""
+
+    kind: Literal["file", "s3", "http", "sql", "logs"]
+    url: str | None = None
+    connection: str | None = None
+    query: str | None = None
+    pattern: str | None = None
+    fields: dict[str, str] = Field(default_factory=dict)
+
+
 def shown(source: Any) -> Any:
     """The source as anybody may see it: a URL's query often holds a signature."""
     if isinstance(source, HttpSource):
         plain, mark, _ = source.url.partition("#")[0].partition("?")
         return source.model_copy(update={"url": plain + (MASK if mark else "")})
     return source
+
+
+def place_of(source: Any) -> PlaceView:
+    """The source as it is recorded."""
+    return PlaceView.model_validate(shown(source).model_dump())
 
 
 def name_of(source: Any) -> str:

@@ -14,7 +14,7 @@ from studio_rig import Rig, studio_rig
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.errors import Conflict, FineryError, Forbidden, InvalidRequest
-from finery_contracts.grants import Action, GrantChange, GrantRequest, GrantView, Target
+from finery_contracts.grants import Action, GrantChange, GrantRequest, GrantView, Target, TargetView
 from finery_studio.grants import domain, handlers, store
 
 PATH = "/api/v1/grants"
@@ -40,8 +40,8 @@ async def timed(tmp_path: Path, database_url: str) -> AsyncIterator[tuple[Rig, C
 def grant(resource: str = "s3://data/train", **said: Any) -> GrantView:
     return GrantView(
         **{
-            "id": "grant_1", "project": "prj_1", "action": Action.READ, "resource": resource, "target": Target(),
-            "version": 1, "created_by": "o", "created_at": NOW, **said,
+            "id": "grant_1", "project": "prj_1", "action": Action.READ, "resource": resource,
+            "target": TargetView(kind="everyone"), "version": 1, "created_by": "o", "created_at": NOW, **said,
         }
     )  # fmt: skip
 
@@ -98,10 +98,12 @@ def test_spellings_that_mean_the_same_are_one() -> None:
     ],
 )
 def test_a_grant_is_for_its_target_alone(target: Target, meant: bool) -> None:
-    allowed = domain.allows(grant(target=target), ANNA, Action.READ, resource="s3://data/train/x", now=NOW)
+    allowed = domain.allows(
+        grant(target=domain.target_of(target)), ANNA, Action.READ, resource="s3://data/train/x", now=NOW
+    )
     assert allowed is meant
     federated = ANNA.model_copy(update={"federated": True})
-    assert domain.is_for(Target(kind="federated_user", name="anna"), federated)
+    assert domain.is_for(TargetView(kind="federated_user", name="anna"), federated)
 
 
 def test_what_is_missing_is_named() -> None:
@@ -122,7 +124,7 @@ def test_what_is_missing_is_named() -> None:
     ],
 )
 def test_a_grant_is_never_widened(change: GrantChange) -> None:
-    narrow = grant(target=Target(kind="user", name="anna"), expires_at=NOW + timedelta(days=2))
+    narrow = grant(target=TargetView(kind="user", name="anna"), expires_at=NOW + timedelta(days=2))
     with pytest.raises(Conflict) as refused:
         domain.narrowed(narrow, change, NOW)
     assert refused.value.error_code == "grant_wider"

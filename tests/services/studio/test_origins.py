@@ -109,7 +109,7 @@ async def test_what_came_is_recorded_and_makes_the_dataset_ready(studio: Rig, mo
     assert claim.spec.origin is not None
     assert claim.spec.origin.source.url == source  # type: ignore[union-attr]
     assert (ready["state"], ready["sha256"], ready["size_bytes"]) == ("ready", "d" * 64, 77)
-    assert ready["origin"] == {"kind": "http", "url": "https://example.com/train.jsonl?***"}
+    assert (ready["origin"]["kind"], ready["origin"]["url"]) == ("http", "https://example.com/train.jsonl?***")
     assert code_of(content) == (409, "bytes_elsewhere")
     assert again.status_code == 201
     repeated = (await claimed(studio)).spec

@@ -24,7 +24,7 @@ from finery_contracts.errors import Conflict, FineryError, InvalidRequest
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import IngestOutput, IngestSpec, TaskKind
 from finery_contracts.options import TaskOptions
-from finery_contracts.sources import Source, UploadSource, name_of
+from finery_contracts.sources import Source, UploadSource, name_of, place_of
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_kit.sealing import SealBroken
@@ -172,7 +172,7 @@ def register(
         id=dataset_id, project=actor.project, name=upload.name, filename=upload.filename, purpose=upload.purpose,
         size_bytes=upload.blob.size_bytes if upload.blob else 0, sha256=upload.blob.sha256 if upload.blob else "",
         version=1, created_by=actor.user, state=_first_state(upload, ingested=ingested), created_at=tx.now,
-        task=task_id if ingested else None, origin=fetched[1].origin.source if fetched else None,
+        task=task_id if ingested else None, origin=place_of(fetched[1].origin.source) if fetched else None,
     )  # fmt: skip
     said: type[Event] = DatasetUploaded if upload.blob else DatasetRegistered
     store.save(tx, view, said, blob=upload.blob.url if upload.blob else "")
@@ -203,7 +203,7 @@ def _submit_ingest(
         }
     )  # fmt: skip
     if view.origin is not None:
-        request["source"] = view.origin.model_dump(mode="json", exclude_none=True)
+        request["source"] = view.origin.model_dump(mode="json", exclude_defaults=True)
     new = NewTask(
         TaskKind.INGEST, f"ingest-{upload.name}", request, asked, result={"dataset": view.id}, task_id=view.task
     )

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 
 from finery_contracts.access import Actor
 from finery_contracts.errors import Conflict, Forbidden, InvalidRequest
-from finery_contracts.grants import MAX_GRANTS, Action, GrantChange, GrantView, Target
+from finery_contracts.grants import MAX_GRANTS, Action, GrantChange, GrantView, Target, TargetView
 
 _PLACE = re.compile(r"(s3|file|https?|sql|topic)://([^/?#]*)(/[^?#]*)?")
 _NAME = re.compile(r"[A-Za-z0-9\u4e00-\u9fff][A-Za-z0-9\u4e00-\u9fff._-]{0,254}")
@@ -52,7 +52,12 @@ def covers(wide: str, narrow: str) -> bool:
     return narrow == wide or narrow.startswith(f"{wide}/")
 
 
-def is_for(target: Target, actor: Actor) -> bool:
+def target_of(asked: Target) -> TargetView:
+    """As it is kept."""
+    return TargetView(kind=asked.kind, name=asked.name)
+
+
+def is_for(target: TargetView, actor: Actor) -> bool:
     """Whether the actor is meant."""
     if target.kind == "everyone":
         return True
@@ -101,7 +106,8 @@ def narrowed(grant: GrantView, asked: GrantChange, now: datetime) -> GrantView:
         Conflict: ``grant_wider``; in some respect it would allow more.
     """
     resource = check_resource(grant.action, asked.resource) if asked.resource is not None else grant.resource
-    target, until = asked.target or grant.target, ends_at(asked.days, now) or grant.expires_at
+    target = target_of(asked.target) if asked.target is not None else grant.target
+    until = ends_at(asked.days, now) or grant.expires_at
     if not covers(grant.resource, resource):
         raise _wider(f"{resource} does not lie in {grant.resource}")
     if grant.target.kind != "everyone" and target != grant.target:

@@ -34,7 +34,8 @@ def give(tx: Transaction, asked: GrantRequest, actor: Actor) -> GrantView:
     expire(tx, actor.project)
     domain.check_room(len(store.of_project(tx.session, actor.project)))
     view = GrantView(
-        id=new_id("grant"), project=actor.project, action=asked.action, resource=resource, target=asked.target,
+        id=new_id("grant"), project=actor.project, action=asked.action, resource=resource,
+        target=domain.target_of(asked.target),
         description=asked.description, expires_at=domain.ends_at(asked.days, tx.now), version=1,
         created_by=actor.user, created_at=tx.now,
     )  # fmt: skip
