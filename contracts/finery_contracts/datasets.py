@@ -11,6 +11,7 @@ from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.model import Record, UtcTime
 from finery_contracts.preparing import SourceUsed, StepReport
+from finery_contracts.sources import PlaceView
 
 DataFormat = Literal[
     "auto", "openai", "moss", "csv", "xlsx", "alpaca", "sharegpt", "preference", "feedback", "answer", "text"
@@ -29,13 +30,19 @@ class DataKind(StrEnum):
 
 
 class DatasetState(StrEnum):
-    """From upload to use."""
+    """From upload, or from its source, to use."""
 
+    FETCHING = "fetching"
     UPLOADED = "uploaded"
     READY = "ready"
     REJECTED = "rejected"
     WITHDRAWN = "withdrawn"
     DELETED = "deleted"
+
+    @property
+    def pending(self) -> bool:
+        """Its ingest has not ended."""
+        return self in (DatasetState.FETCHING, DatasetState.UPLOADED)
 
 
 class DatasetLineage(Record):
@@ -91,6 +98,7 @@ class DatasetView(Record):
         default_factory=list[Withdrawal], description="datasets it was made from that were withdrawn since"
     )
     restorable_until: UtcTime | None = Field(default=None, description="deleted, but its files are still there")
+    origin: PlaceView | None = Field(default=None, description="where its bytes were fetched from; never a secret")
 
 
 class DatasetFact(Event):
@@ -99,6 +107,12 @@ class DatasetFact(Event):
     NOUN = "dataset"
     SAID_BY = "studio"
     data: DatasetView
+
+
+class DatasetRegistered(DatasetFact):
+    """Its source is known; ingest will fetch the bytes and look at them."""
+
+    FACT = "registered"
 
 
 class DatasetUploaded(DatasetFact):

@@ -11,8 +11,10 @@ from finery_contracts import (
     autostop,
     billing,
     budgets,
+    connections,
     datasets,
     deployments,
+    grants,
     inbound,
     labelling,
     models,
@@ -42,6 +44,7 @@ EVENTS: dict[str, type[Event]] = {
         tasks.TaskSucceeded,
         tasks.TaskFailed,
         tasks.TaskTerminated,
+        datasets.DatasetRegistered,
         datasets.DatasetUploaded,
         datasets.DatasetReady,
         datasets.DatasetRejected,
@@ -90,6 +93,12 @@ EVENTS: dict[str, type[Event]] = {
         packages.PackageUsedUp,
         packages.PackageExpired,
         inbound.InboundRefused,
+        connections.ConnectionRegistered,
+        connections.ConnectionDeleted,
+        grants.GrantGiven,
+        grants.GrantNarrowed,
+        grants.GrantWithdrawn,
+        grants.GrantExpired,
     )
 }
 

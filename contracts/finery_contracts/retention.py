@@ -26,6 +26,9 @@ class Retention(Request):
         default=31, ge=1, description="what a gateway put on the bus, and longer if unheard"
     )
     delivery_log_days: int = Field(default=30, ge=1, description="requests and answers of webhooks")
+    uploads_days: int = Field(
+        default=7, ge=1, description="an upload that nobody finished or used, since its last byte"
+    )
     idempotency_hours: int = Field(default=24, ge=1, description="how long an Idempotency-Key is remembered")
 
     @model_validator(mode="after")

@@ -32,7 +32,8 @@ _NUMBER = re.compile(r"[0-9]+|0x[0-9a-f]*")
 _AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
 _REMEDY = (
     "give the http or https URL of an endpoint that is reachable from the internet; the operator may allow internal "
-    "networks with FINERY_NOTIFIER_ALLOW_NETWORKS, such as 127.0.0.0/8"
+    "networks, such as 127.0.0.0/8, with FINERY_NOTIFIER_ALLOW_NETWORKS for webhooks and "
+    "FINERY_SOURCES_ALLOW_NETWORKS for data"
 )
 
 # IANA's special-purpose registries (RFC 6890 and later), and the metadata services of clouds that lie elsewhere.
@@ -154,6 +155,18 @@ def target_of(url: str) -> Target:
     rest = url[len(scheme) + len("://") + len(split.netloc) :].partition("#")[0]
     origin = f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
     return Target(scheme, host, port, rest if rest.startswith("/") else f"/{rest}", literal, origin)
+
+
+def check_spelling(url: str, *, allow: tuple[Network, ...] = ()) -> str:
+    """The URL's origin, ``scheme://host:port``, if nothing but its name can still be refused; nothing is looked up.
+
+    Raises:
+        InvalidRequest: code ``url_not_allowed``: it is not spelt plainly, or spells out an internal address.
+    """
+    target = target_of(url)
+    if target.literal is not None and (reason := refusal(target.literal, allow)) is not None:
+        raise _not_allowed(f"{target.host} is {reason}")
+    return target.origin
 
 
 def refusal(address: Address, allow: tuple[Network, ...] = ()) -> str | None:

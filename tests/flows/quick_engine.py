@@ -27,6 +27,7 @@ from finery_contracts.jobs import (
     TuneSpec,
     ValidateOutput,
 )
+from finery_dataset_ingest.engine.sources.fetching import fetch
 from finery_ml.job import JobFolder, Terminated, run
 
 
@@ -65,12 +66,19 @@ def _merge(work: JobFolder, spec: MergeSpec) -> MergeOutput:
 
 
 def _ingest(work: JobFolder, spec: IngestSpec) -> IngestOutput:
-    text = Path(spec.source).read_bytes()
+    files, fetched = fetch(work, spec)
+    text = b"".join(path.read_bytes() for path, _ in files)
     (work.out / "report.jsonl").write_text("")
     if b"bad" in text[:20]:
         raise DataInvalid("line 17: bad", code="invalid_training_file", details=[{"line": 17, "reason": "bad"}])
     (work.out / "records.parquet").write_bytes(text)
-    return IngestOutput(format="openai", records=5, bad_records=0, content_sha256=hashlib.sha256(text).hexdigest())
+    return IngestOutput(
+        format="openai",
+        records=5,
+        bad_records=0,
+        content_sha256=hashlib.sha256(text).hexdigest(),
+        fetched=fetched,
+    )
 
 
 def _tune(work: JobFolder, spec: TuneSpec) -> TuneOutput:

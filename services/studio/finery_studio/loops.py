@@ -16,6 +16,7 @@ from finery_kit.bus_init import heal_doorbells
 from finery_kit.db import Database, utc_now
 from finery_kit.service import Loop, Service
 from finery_kit.storage import Storage
+from finery_studio.grants import handlers as grants
 from finery_studio.models.birth import Registrar
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.pools.queue import waiting_bells
@@ -24,6 +25,7 @@ from finery_studio.removal.sweep import sweep
 from finery_studio.settings import StudioSettings
 from finery_studio.tasks import logs, store
 from finery_studio.tasks.handlers import TaskDesk
+from finery_studio.uploads.handlers import UploadDesk
 
 RING_EVERY_S = 5.0
 LOOK_FOR_LOST_EVERY_S = 1.0
@@ -46,6 +48,7 @@ class Loops:
     registrar: Registrar
     settings: StudioSettings
     storage: Storage
+    uploads: UploadDesk
     clock: Callable[[], datetime] = utc_now
     _bell: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _pools: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -96,10 +99,12 @@ class Loops:
                 await self.database.write(lambda tx: self.tasks.lose_silent(tx, self.settings.heartbeat_limit_s))
 
     async def expire_loop(self) -> None:
-        """Temporary models go when their time is over; so does what nobody can ask for again."""
+        """Temporary models, grants and uploads go when their time is over; so does what nobody can ask for again."""
         while True:
             await self.database.write(self.models.expire)
             await self.database.write(store.forget_claims)
+            await self.database.write(grants.expire)
+            await self.uploads.tidy()
             await asyncio.sleep(EXPIRE_EVERY_S)
 
     async def logs_loop(self) -> None:

@@ -237,6 +237,11 @@ POOL = {"name": "mine", "flavours": {"cpu": 1}}
 HOOK = {"topic": "jobs", "url": "https://example.com/hook"}
 MODEL = {"name": "mine", "source": {"gallery": GALLERY_MODEL}}
 OTHER, EXPORT = {"json": {"other": 1}}, {"json": {"name": "answers"}}
+GRANT = {"action": "read", "resource": "s3://data/train"}
+STORE = {
+    "kind": "s3", "name": "lake", "endpoint": "https://93.184.215.14", "access_key": "AKIA", "secret_key": "s3cr3t-k3y",
+}  # fmt: skip
+TUS = {"tus-resumable": "1.0.0", "content-type": "application/offset+octet-stream"}
 SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/api/v1/projects": _json("/api/v1/projects", {"name": "shop"}, {"name": "other"}),
     "/api/v1/keys": _json("/api/v1/keys", {"description": "a"}, {"description": "b"}),
@@ -254,6 +259,13 @@ SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
         "records/0/verdict", {"json": {"text": "one"}}, {"json": {"text": "two"}}
     ),
     "/api/v1/labellings/{ref}/export": _labelling("export", EXPORT, {"json": {"name": "others"}}),
+    "/api/v1/grants": _json("/api/v1/grants", GRANT, {**GRANT, "days": 1}),
+    "/api/v1/connections": _json("/api/v1/connections", STORE, {**STORE, "name": "other"}),
+    "/api/v1/uploads": _plain(
+        "/api/v1/uploads",
+        {"headers": {**TUS, "upload-length": "3"}, "content": b"abc"},
+        {"headers": {**TUS, "upload-length": "3"}, "content": b"abd"},
+    ),
     "/api/v1/models": _json("/api/v1/models", MODEL, {**MODEL, "name": "other"}),
     "/api/v1/models/{ref}/publish": _published,
     "/api/v1/models/{ref}/current": _former,

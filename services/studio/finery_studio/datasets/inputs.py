@@ -32,7 +32,7 @@ def for_use(
             f"dataset {view.name} was rejected: {reason}", code="dataset_rejected", param=param,
             details=view.error.details if view.error else None,
         )  # fmt: skip
-    return view, (view.task,) if view.state is DatasetState.UPLOADED else ()
+    return view, (view.task,) if view.state.pending else ()
 
 
 def ready(tx: Transaction, task: TaskView, dataset_id: str, param: str) -> DatasetView:

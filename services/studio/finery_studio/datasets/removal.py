@@ -29,7 +29,7 @@ def delete(tx: Transaction, project: str, ref: str, *, restorable_hours: int = 0
             code="in_use", details=[*({"task": task} for task in tasks), *({"labelling": name} for name in labellings)],
         )  # fmt: skip
     until = tx.now + timedelta(hours=restorable_hours)
-    kept = until if restorable_hours and view.state is not DatasetState.UPLOADED else None
+    kept = until if restorable_hours and not view.state.pending else None
     places = [store.blob_of(tx.session, view.id), root_of(view.content), root_of(view.report), root_of(view.statistics)]
     let_go(tx, project, places, at=kept)
     return store.save(tx, store.changed(view, state=DatasetState.DELETED, restorable_until=kept), DatasetDeleted)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 from sqlalchemy import Text
 from sqlmodel import Field, Session, col, or_, select
 
@@ -26,6 +29,8 @@ class DatasetRow(StudioTable, table=True):
     restorable_until: str | None = Field(default=None, index=True)
     was: str | None = None
     """The state before it was deleted."""
+    origin: str | None = Field(default=None, sa_type=Text)
+    sealed: str | None = Field(default=None, sa_type=Text)
     view: str = Field(sa_type=Text)
 
 
@@ -57,6 +62,18 @@ def blob_of(session: Session, dataset_id: str) -> str:
     row = session.get(DatasetRow, dataset_id)
     assert row is not None
     return row.blob
+
+
+def row_of(session: Session, dataset_id: str) -> DatasetRow:
+    """The row of a dataset that is known to be there."""
+    row = session.get(DatasetRow, dataset_id)
+    assert row is not None
+    return row
+
+
+def json_of(text: str) -> Any:
+    """What a column of JSON holds."""
+    return json.loads(text)
 
 
 def save(tx: Transaction, view: DatasetView, fact: type[Event], *, blob: str | None = None) -> DatasetView:

@@ -32,7 +32,7 @@ def withdraw(tx: Transaction, project: str, ref: str, *, by: str, reason: str) -
     view = store.mine(tx, project, ref)
     if view.state is DatasetState.WITHDRAWN:
         raise Conflict(f"dataset {view.name} was withdrawn already", code="already_withdrawn")
-    if view.state is DatasetState.UPLOADED:
+    if view.state.pending:
         raise Conflict(f"dataset {view.name} is {view.state}; wait until ingest has ended", code="not_ready")
     told = Withdrawal(dataset=view.id, name=view.name, reason=reason, by=by, at=tx.now)
     gone = store.save(tx, store.changed(view, state=DatasetState.WITHDRAWN, withdrawn=told), DatasetWithdrawn)

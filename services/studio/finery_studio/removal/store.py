@@ -1,7 +1,7 @@
 """Places in the store that nothing may need any longer, and the question whether something still does.
 
 A row is a suspicion, never a verdict: whoever sweeps asks again. It refuses to call a place unneeded that a living or
-restorable model or data set names, or the spec of a task that has not ended.
+restorable model or data set names, an upload that waits for its use, or the spec of a task that has not ended.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from finery_studio.datasets.store import DatasetRow
 from finery_studio.models.store import ModelRow
 from finery_studio.store import StudioTable
 from finery_studio.tasks.store import TaskRow
+from finery_studio.uploads.store import waits_for_use
 
 AT_A_TIME = 50
 SETTLE = timedelta(seconds=2)
@@ -80,7 +81,11 @@ def verdict(session: Session, project: str, url: str, now: datetime) -> Verdict:
         DatasetRow.project == project, named,
         or_(DatasetRow.state != DatasetState.DELETED, col(DatasetRow.restorable_until) > moment),
     )  # fmt: skip
-    found = session.exec(models).first() is not None or session.exec(datasets).first() is not None
+    found = (
+        session.exec(models).first() is not None
+        or session.exec(datasets).first() is not None
+        or waits_for_use(session, url)
+    )
     return Verdict.NEEDED if found else Verdict.FREE
 
 

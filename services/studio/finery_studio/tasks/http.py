@@ -19,7 +19,7 @@ from finery_contracts.streams import LOGS, METRICS, log_subject, metric_subject
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import Storage
-from finery_studio.datasets.handlers import IngestRequest, ingest_again
+from finery_studio.datasets.handlers import DatasetDesk, IngestRequest
 from finery_studio.datasets.preparing import CountRequest, PrepareRequest, PreparingDesk
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
@@ -52,6 +52,7 @@ class TaskRoutes:
     preparing: PreparingDesk
     publisher: Publisher
     read_subject: ReadSubject
+    datasets: DatasetDesk
 
     async def submit(self, body: dict[str, Any], wish: Wish) -> TaskView:
         """Validate by kind, then store."""
@@ -80,7 +81,7 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
         "validate": (ValidateRequest, desk.tuning.validate),
         "import": (ImportRequest, desk.tuning.models.imports),
         "merge": (MergeRequest, desk.publisher.merge),
-        "ingest": (IngestRequest, partial(ingest_again, specs=desk.tasks.specs)),
+        "ingest": (IngestRequest, desk.datasets.ingest),
     }
     if not isinstance(kind, str) or kind not in makers:
         raise InvalidRequest(f"say what it is to do: kind is one of {', '.join(makers)}", param="kind")
