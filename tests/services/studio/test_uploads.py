@@ -19,6 +19,7 @@ from studio_rig import Rig, studio_rig
 
 from finery_contracts.jobs import TaskKind
 from finery_kit.db import utc_now
+from finery_studio.removal.sweep import sweep
 from finery_studio.uploads import handlers, store
 from finery_studio.uploads.handlers import locked
 
@@ -302,6 +303,9 @@ async def test_what_is_terminated_or_expired_is_gone_with_its_bytes(studio: Rig,
             await studio.write(lambda tx, u=upload, n=now: store.advance(tx, u, was=n, now=n, expires_at=until))
         await studio.studio.uploads.tidy()
         assert (await api.get(PATH)).json()["data"] == []
+    later = utc_now() + timedelta(hours=1)
+    studio.studio.database._clock = lambda: later
+    await sweep(studio.studio.database, studio.studio.storage)
     assert lying(tmp_path) == []
 
 
