@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+from pydantic import Field
+
 from finery_contracts.envelope import Event
 from finery_contracts.model import Record, UtcTime
 
@@ -25,6 +27,8 @@ class KeyGrant(Record):
     project_name: str
     user: str
     role: Role
+    groups: list[str] = Field(default_factory=list, description="what grants may name instead of the user")
+    federated: bool = Field(default=False, description="the user is known by another identity provider")
 
 
 class ProjectView(Record):
@@ -53,3 +57,5 @@ class Actor(Record):
     user: str
     key: str
     role: Role
+    groups: list[str] = Field(default_factory=list)
+    federated: bool = False

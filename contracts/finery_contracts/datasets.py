@@ -11,6 +11,7 @@ from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.model import Record, UtcTime
 from finery_contracts.preparing import SourceUsed, StepReport
+from finery_contracts.sources import PlaceView
 
 DataFormat = Literal[
     "auto", "openai", "moss", "csv", "xlsx", "alpaca", "sharegpt", "preference", "feedback", "answer", "text"
@@ -29,12 +30,19 @@ class DataKind(StrEnum):
 
 
 class DatasetState(StrEnum):
-    """From upload to use."""
+    """From upload, or from its source, to use."""
 
+    FETCHING = "fetching"
     UPLOADED = "uploaded"
     READY = "ready"
     REJECTED = "rejected"
+    WITHDRAWN = "withdrawn"
     DELETED = "deleted"
+
+    @property
+    def pending(self) -> bool:
+        """Its ingest has not ended."""
+        return self in (DatasetState.FETCHING, DatasetState.UPLOADED)
 
 
 class DatasetLineage(Record):
@@ -47,6 +55,16 @@ class DatasetLineage(Record):
     references: list[SourceUsed] = Field(default_factory=list[SourceUsed], description="evaluation sets it was held to")
     steps: list[StepReport] = Field(default_factory=list[StepReport])
     seed: int = 0
+
+
+class Withdrawal(Record):
+    """Why nobody may use a dataset any longer."""
+
+    dataset: str
+    name: str
+    reason: str
+    by: str
+    at: UtcTime
 
 
 class DatasetView(Record):
@@ -75,6 +93,12 @@ class DatasetView(Record):
     warnings: list[str] = Field(default_factory=list)
     error: ErrorBody | None = None
     lineage: DatasetLineage | None = Field(default=None, description="of a dataset that was made of others")
+    withdrawn: Withdrawal | None = None
+    withdrawn_inputs: list[Withdrawal] = Field(
+        default_factory=list[Withdrawal], description="datasets it was made from that were withdrawn since"
+    )
+    restorable_until: UtcTime | None = Field(default=None, description="deleted, but its files are still there")
+    origin: PlaceView | None = Field(default=None, description="where its bytes were fetched from; never a secret")
 
 
 class DatasetFact(Event):
@@ -83,6 +107,12 @@ class DatasetFact(Event):
     NOUN = "dataset"
     SAID_BY = "studio"
     data: DatasetView
+
+
+class DatasetRegistered(DatasetFact):
+    """Its source is known; ingest will fetch the bytes and look at them."""
+
+    FACT = "registered"
 
 
 class DatasetUploaded(DatasetFact):
@@ -107,6 +137,24 @@ class DatasetDeleted(DatasetFact):
     """The dataset can no longer be named."""
 
     FACT = "deleted"
+
+
+class DatasetRestored(DatasetFact):
+    """A deletion was taken back in time."""
+
+    FACT = "restored"
+
+
+class DatasetWithdrawn(DatasetFact):
+    """Nobody may use it any longer: ``withdrawn`` says why. What descends from it is flagged."""
+
+    FACT = "withdrawn"
+
+
+class DatasetFlagged(DatasetFact):
+    """A dataset that it was made from was withdrawn: ``withdrawn_inputs``."""
+
+    FACT = "flagged"
 
 
 class AnswerCount(Record):

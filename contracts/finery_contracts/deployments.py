@@ -165,6 +165,7 @@ class ServableModel(Record):
     weights: str
     adapter: str | None
     max_length: int
+    warnings: list[str] = Field(default_factory=list[str], description="what its policy lets pass, but not unsaid")
 
 
 class DeployCommand(Record):

@@ -8,11 +8,16 @@ FineryError
 ├── Forbidden             403  a right or a grant is missing
 ├── NotFound              404  no such thing in this project
 ├── Conflict              409  the thing's state does not allow it
+├── PreconditionFailed    412  another version of a protocol than Finery speaks
 ├── TooLarge              413  over a stated limit
+├── MediaUnsupported      415  a body of another type than the route takes
 ├── Unprocessable         422  well-formed, but it contradicts what was said before
+├── Locked                423  somebody else is writing to it (retryable)
 ├── RateLimited           429  slower, see Retry-After
+├── ChecksumMismatch      460  what arrived is not what was sent; send it again
 ├── NotOffered            501  a part of Finery that this version does not offer yet
 ├── Unavailable           503  try again later (retryable)
+├── StorageFull           507  no room on the disk: an operator makes some
 └── EngineFailed          500  an engine broke (retryable)
 """
 
@@ -120,10 +125,22 @@ class Conflict(FineryError):
     status, kind, code = 409, "invalid_request_error", "conflict"
 
 
+class PreconditionFailed(FineryError):
+    """This version of the protocol is not spoken here."""
+
+    status, kind, code = 412, "invalid_request_error", "version_unsupported"
+
+
 class TooLarge(FineryError):
     """It is larger than the limit."""
 
     status, kind, code = 413, "invalid_request_error", "too_large"
+
+
+class MediaUnsupported(FineryError):
+    """A body of this type is not taken here."""
+
+    status, kind, code = 415, "invalid_request_error", "media_type_unsupported"
 
 
 class Unprocessable(FineryError):
@@ -132,10 +149,22 @@ class Unprocessable(FineryError):
     status, kind, code = 422, "invalid_request_error", "unprocessable"
 
 
+class Locked(FineryError):
+    """Somebody else is writing to it at the moment; try again when they are done."""
+
+    status, kind, code, retryable = 423, "invalid_request_error", "locked", True
+
+
 class RateLimited(FineryError):
     """Too many requests; wait as Retry-After says."""
 
     status, kind, code, retryable = 429, "rate_limit_error", "rate_limit_exceeded", True
+
+
+class ChecksumMismatch(FineryError):
+    """What arrived does not have the checksum that was sent with it; nothing of it was kept, send it again."""
+
+    status, kind, code = 460, "invalid_request_error", "checksum_mismatch"
 
 
 class NotOffered(FineryError):
@@ -150,6 +179,12 @@ class Unavailable(FineryError):
     status, kind, code, retryable = 503, "server_error", "unavailable", True
 
 
+class StorageFull(FineryError):
+    """There is no room left on the disk of the store; an operator must free some, then try again."""
+
+    status, kind, code = 507, "server_error", "storage_full"
+
+
 class EngineFailed(FineryError):
     """The engine ended without a result; its log says more."""
 
@@ -158,7 +193,9 @@ class EngineFailed(FineryError):
 
 _BY_STATUS: dict[int, type[FineryError]] = {
     400: InvalidRequest, 401: Unauthorized, 403: Forbidden, 404: NotFound, 409: Conflict,
-    413: TooLarge, 422: Unprocessable, 429: RateLimited, 501: NotOffered, 503: Unavailable,
+    412: PreconditionFailed, 413: TooLarge, 415: MediaUnsupported, 422: Unprocessable, 423: Locked, 429: RateLimited,
+    460: ChecksumMismatch, 501: NotOffered, 503: Unavailable,
+    507: StorageFull,
 }  # fmt: skip
 
 

@@ -23,8 +23,11 @@ from finery_contracts.datasets import DataFormat, DataKind
 from finery_contracts.errors import ErrorBody
 from finery_contracts.judging import JudgeOutput, JudgeSpec
 from finery_contracts.kinds import TaskKind as TaskKind
+from finery_contracts.merging import MergeOutput as MergeOutput
+from finery_contracts.merging import MergeSpec as MergeSpec
 from finery_contracts.model import Record
 from finery_contracts.preparing import CountOutput, CountSpec, PrepareOutput, PrepareSpec
+from finery_contracts.sources import FetchedBytes, Origin
 from finery_contracts.tuning import TuneParameters
 from finery_contracts.weights import Finding, Repair, Sha256
 
@@ -33,12 +36,13 @@ class IngestSpec(Record):
     """Read files of people's data, report every bad record, write the canonical form."""
 
     kind: Literal[TaskKind.INGEST] = TaskKind.INGEST
-    source: str = Field(description="path of the file as it was uploaded")
+    source: str = Field(default="", description="path of the file as it was uploaded")
+    origin: Origin | None = Field(default=None, description="what is fetched first, instead of ``source``")
     filename: str = Field(description="the name the user gave it")
     format: DataFormat = "auto"
     bad_records: Literal["strict", "skip"] = "strict"
     bad_ceiling: float = Field(default=0.01, ge=0, le=1, description="share of bad records that skip still accepts")
-    max_bytes: int = 10 * 2**30
+    max_bytes: int = 100 * 2**30
 
 
 class ImportSpec(Record):
@@ -104,7 +108,7 @@ class EvaluateSpec(Record):
 
 
 EngineSpec = Annotated[
-    IngestSpec | PrepareSpec | CountSpec | ImportSpec | ValidateSpec | TuneSpec | EvaluateSpec | JudgeSpec,
+    IngestSpec | PrepareSpec | CountSpec | ImportSpec | ValidateSpec | TuneSpec | EvaluateSpec | JudgeSpec | MergeSpec,
     Field(discriminator="kind"),
 ]
 
@@ -189,6 +193,7 @@ class IngestOutput(Record):
     warnings: list[str] = Field(default_factory=list)
     characters: int = 0
     content_sha256: str = Field(description="of records.parquet")
+    fetched: FetchedBytes | None = Field(default=None, description="of a source that had to be fetched")
 
 
 class ImportOutput(Record):
@@ -248,7 +253,8 @@ EngineOutput = Annotated[
     | ValidateOutput
     | TuneOutput
     | EvaluateOutput
-    | JudgeOutput,
+    | JudgeOutput
+    | MergeOutput,
     Field(discriminator="kind"),
 ]
 

@@ -18,3 +18,4 @@ class TaskKind(StrEnum):
     JUDGE = "judge"
     DISTILL = "distill"
     COMPRESS = "compress"
+    MERGE = "merge"

@@ -6,6 +6,7 @@ from enum import StrEnum
 
 from pydantic import Field
 
+from finery_contracts.datasets import Withdrawal
 from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.jobs import Finding
@@ -22,12 +23,30 @@ class ModelState(StrEnum):
     DELETED = "deleted"
 
 
+class Certificate(Record):
+    """What was settled at a model's birth: its card, its bill of materials, and one signature over all its files.
+
+    The store's folder ``url`` holds ``README.md``, ``bom.cdx.json`` and ``model.sig`` (OpenSSF model signing).
+    """
+
+    url: str
+    key: str = Field(description="SHA-256 of the signer's public key (PEM), in hex")
+    digest: str = Field(description="SHA-256 over the digests of all files, as the signature states it")
+    content: str = Field(description="the same over weights, configuration and tokenizer alone: equal in every house")
+    made_at: UtcTime
+
+
 class ModelView(Record):
-    """A model's whole public state. A tuned model is ``base`` plus an adapter."""
+    """A model's whole public state. A tuned model is ``base`` plus an adapter.
+
+    Versions of one name are models of their own: ``name`` names the current one, ``name@2`` a certain one.
+    """
 
     id: str
     project: str
     name: str
+    number: int = Field(default=1, description="which version of its name it is; never given twice")
+    current: bool = Field(default=True, description="it is what the bare name means")
     description: str = ""
     state: ModelState
     version: int
@@ -48,7 +67,14 @@ class ModelView(Record):
     max_length: int = 4096
     findings: list[Finding] = Field(default_factory=list[Finding])
     tasks: list[str] = Field(default_factory=list, description="the task record: import, validate, tune, …")
-    lineage: dict[str, str] = Field(default_factory=dict, description="training dataset, validation dataset, …")
+    lineage: dict[str, str] = Field(
+        default_factory=dict, description="ids: dataset, validation, task, base, merged_from; step; origin of a bundle"
+    )
+    certificate: Certificate | None = Field(default=None, description="made soon after it is ready")
+    withdrawn_inputs: list[Withdrawal] = Field(
+        default_factory=list[Withdrawal], description="datasets it descends from that were withdrawn since"
+    )
+    restorable_until: UtcTime | None = Field(default=None, description="deleted, but its files are still there")
     error: ErrorBody | None = None
 
 
@@ -94,3 +120,33 @@ class ModelDeleted(ModelFact):
     """The model can no longer be named."""
 
     FACT = "deleted"
+
+
+class ModelRestored(ModelFact):
+    """A deletion was taken back in time."""
+
+    FACT = "restored"
+
+
+class ModelMadeCurrent(ModelFact):
+    """The bare name means this version now."""
+
+    FACT = "made_current"
+
+
+class ModelSteppedBack(ModelFact):
+    """Another version has the bare name now; this one is found by ``name@number``."""
+
+    FACT = "stepped_back"
+
+
+class ModelSigned(ModelFact):
+    """Card, bill of materials and signature are there; from now on a changed byte is found."""
+
+    FACT = "signed"
+
+
+class ModelFlagged(ModelFact):
+    """A dataset that it descends from was withdrawn: ``withdrawn_inputs``."""
+
+    FACT = "flagged"

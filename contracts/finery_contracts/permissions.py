@@ -35,7 +35,7 @@ ADMISSION = "$SYS.REQ.USER.AUTH"
 
 WORKERS: dict[str, tuple[TaskKind, ...]] = {
     "dataset-ingest": (TaskKind.INGEST, TaskKind.PREPARE, TaskKind.COUNT),
-    "weight-validator": (TaskKind.IMPORT, TaskKind.VALIDATE),
+    "weight-validator": (TaskKind.IMPORT, TaskKind.VALIDATE, TaskKind.MERGE),
     "trainer": (TaskKind.TUNE,),
     "distiller": (TaskKind.DISTILL,),
     "compressor": (TaskKind.COMPRESS,),

@@ -18,6 +18,7 @@ class Retention(Request):
     deployment_events_days: int = Field(default=30, ge=1, description="what a deployment's page shows of its past")
     temporary_model_days: int = Field(default=15, ge=1, description="a tuned model that nobody published")
     temporary_model_notice_days: tuple[int, ...] = Field(default=(3, 1), description="notices before it goes")
+    restore_hours: int = Field(default=24, ge=0, description="deleted through OpenAI's surface, not yet removed")
     events_days: int | None = Field(default=None, ge=31, description="facts on the bus; in SQL they stay for ever")
     inbox_days: int = Field(default=60, ge=31, description="after that, what was heard is kept as one line a noun")
     dead_days: int = Field(default=30, ge=1, description="messages that were given up")
@@ -25,6 +26,9 @@ class Retention(Request):
         default=31, ge=1, description="what a gateway put on the bus, and longer if unheard"
     )
     delivery_log_days: int = Field(default=30, ge=1, description="requests and answers of webhooks")
+    uploads_days: int = Field(
+        default=7, ge=1, description="an upload that nobody finished or used, since its last byte"
+    )
     idempotency_hours: int = Field(default=24, ge=1, description="how long an Idempotency-Key is remembered")
 
     @model_validator(mode="after")

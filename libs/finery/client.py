@@ -23,12 +23,14 @@ from finery.resources.dead import Dead
 from finery.resources.deployments import Deployments
 from finery.resources.events import Events
 from finery.resources.gallery import Gallery
+from finery.resources.grants import Connections, Grants
 from finery.resources.labellings import Labellings
 from finery.resources.models import Models
 from finery.resources.notifications import Deliveries, Subscriptions, Topics
 from finery.resources.pools import Flavours, Pools, Quotas
 from finery.resources.rebuild import Rebuild
 from finery.resources.tasks import Tasks
+from finery.resources.uploads import Uploads
 from finery.transport import Transport
 from finery_contracts.access import Actor
 
@@ -60,6 +62,9 @@ class Finery:
         self.pools = Pools(self._transport)
         self.flavours = Flavours(self._transport)
         self.quotas = Quotas(self._transport)
+        self.grants = Grants(self._transport)
+        self.connections = Connections(self._transport)
+        self.uploads = Uploads(self._transport)
 
     def me(self) -> Actor:
         """Whose key this is, of which project, in which role."""

@@ -85,6 +85,10 @@ class Transport:
             raise _error_of(answer)
         return answer
 
+    def rest(self, fault: FineryAPIError, failures: int) -> None:
+        """Wait before the next try: as Retry-After says, or a little longer each time."""
+        self._sleep(min(LONGEST_WAIT_S, fault.retry_after_s if fault.retry_after_s is not None else 0.2 * 2**failures))
+
     def view(self, kind: type[V], method: str, path: str, **said: Any) -> V:
         """One request whose answer is a view."""
         answer = self.send(method, path, **said)

@@ -65,7 +65,10 @@ class AttemptFolder:
                 "threads": min(os.cpu_count() or 2, 16),
             }
         )  # fmt: skip
-        (self.folder / "job.json").write_text(job.model_dump_json(indent=1))
+        # It may hold what opens a source: nobody else reads it, and it goes with the folder when the attempt ends.
+        descriptor = os.open(self.folder / "job.json", os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            file.write(job.model_dump_json(indent=1))
 
     def keep_checkpoint(self, checkpoint: CheckpointRef) -> CheckpointRef | None:
         """A copy by hard links in the store, which outlives this worker; None when the engine removed it already."""
@@ -81,6 +84,7 @@ class AttemptFolder:
 
     def conclude(self, status: int, *, told_to: str | None) -> AttemptEnd:
         """How it went, from exit status and result.json; what was left moves into the store unless abandoned."""
+        (self.folder / "job.json").unlink(missing_ok=True)  # what opens a source has no use any more
         result = self._result()
         artefact = self._store() if told_to != "abandon" else None
         if told_to in ("leave", "cut_off") and (result is None or result.status == "terminated"):

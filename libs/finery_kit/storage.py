@@ -6,6 +6,7 @@ leave the root.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -84,6 +85,20 @@ class Storage:
         finally:
             Path(name).unlink(missing_ok=True)
         return Blob(SCHEME + key, digest.hexdigest(), size)
+
+    def incoming(self, project: str, name: str) -> Path:
+        """Where a file grows that is not whole yet; its folder is there."""
+        path = self._resolve(f"{SCHEME}.uploads/{project}/{name}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path
+
+    def adopt(self, file: Path, project: str, sha256: str) -> Blob:
+        """A file that lies in the store becomes a blob as well; safe to repeat, the file itself stays."""
+        key = f"{project}/blobs/{sha256}"
+        target = self.place(SCHEME + key)
+        with contextlib.suppress(FileExistsError):
+            os.link(file, target)
+        return Blob(SCHEME + key, sha256, target.stat().st_size)
 
     def put_tree(self, folder: Path, key: str) -> str:
         """Move a finished folder into the store and return its URL. A rename where that is possible."""

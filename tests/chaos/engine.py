@@ -20,6 +20,8 @@ from finery_contracts.jobs import (
     ImportOutput,
     IngestOutput,
     IngestSpec,
+    MergeOutput,
+    MergeSpec,
     Phase,
     TuneOutput,
     TuneSpec,
@@ -51,10 +53,23 @@ def engine(work: JobFolder) -> EngineOutput:
         (work.out / "model").mkdir()
         (work.out / "model" / "config.json").write_text("{}")
         return ImportOutput(architecture="llama", parameters=1000, size_bytes=2000, dtype="bfloat16", max_length=2048)
+    if isinstance(spec, MergeSpec):
+        return _merge(work, spec)
     if spec.kind == "validate":
         return ValidateOutput()
     (work.out / "samples.jsonl").write_text("{}\n")
     return EvaluateOutput(metrics={"accuracy": 0.5}, samples=2)
+
+
+def _merge(work: JobFolder, spec: MergeSpec) -> MergeOutput:
+    """What is made of the two can be seen in it."""
+    (work.out / "model").mkdir()
+    (work.out / "model" / "config.json").write_text("{}")
+    parts = [sorted(path.name for path in Path(folder).iterdir()) for folder in (spec.model, spec.adapter)]
+    (work.out / "model" / "model.safetensors").write_text(json.dumps(parts))
+    return MergeOutput(
+        architecture="llama", parameters=1000, size_bytes=2000, dtype="bfloat16", max_length=2048, merged_tensors=1
+    )
 
 
 def _ingest(work: JobFolder, spec: IngestSpec) -> IngestOutput:

@@ -38,7 +38,12 @@ def event_of(kind: type[Event], *, whole: bool) -> Event:
 def example_of(model: Any, *, whole: bool) -> BaseModel:
     """An instance with every field set, or with the required ones only."""
     wanted = {name: field for name, field in model.model_fields.items() if whole or field.is_required()}
-    return model(**{name: _value(field.annotation, field.metadata, whole=whole) for name, field in wanted.items()})
+    return model(
+        **{
+            name: field.examples[0] if field.examples else _value(field.annotation, field.metadata, whole=whole)
+            for name, field in wanted.items()
+        }
+    )
 
 
 def _value(kind: Any, bounds: list[Any], *, whole: bool) -> Any:

@@ -14,7 +14,7 @@ from finery_kit.settings import Settings, SettingsError, load
 
 KINDS = {
     "dataset_ingest": {TaskKind.INGEST, TaskKind.PREPARE, TaskKind.COUNT},
-    "weight_validator": {TaskKind.IMPORT, TaskKind.VALIDATE},
+    "weight_validator": {TaskKind.IMPORT, TaskKind.VALIDATE, TaskKind.MERGE},
     "trainer": {TaskKind.TUNE},
     "evaluator": {TaskKind.EVALUATE, TaskKind.JUDGE},
 }

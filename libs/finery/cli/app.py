@@ -29,6 +29,7 @@ def application() -> typer.Typer:
         preparing,
         project,
         reading,
+        sources,
         tasks,
     )
 
@@ -39,6 +40,9 @@ def application() -> typer.Typer:
     app.add_typer(datasets.group, name="datasets")
     app.add_typer(gallery.group, name="gallery")
     app.add_typer(labellings.group, name="labellings")
+    app.add_typer(sources.grants, name="grants")
+    app.add_typer(sources.connections, name="connections")
+    app.add_typer(sources.uploads, name="uploads")
     app.add_typer(models.group, name="models")
     app.add_typer(deployments.group, name="deployments")
     app.add_typer(pools.pools, name="pools")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from finery.cli.command import Columns, Shell, command
+from finery.cli.command import Columns, Shell, UserMistake, command
 from finery.cli.tasks import follow
 
 group = typer.Typer(help="Models: import, findings, publish, delete.", no_args_is_help=True)
@@ -15,7 +15,13 @@ Model = Annotated[str, typer.Argument(help="A model's id, name or ft: name.")]
 COLUMNS: Columns = {
     "id": lambda m: m.id, "name": lambda m: m.openai_name or m.name, "state": lambda m: m.state,
     "parameters": lambda m: f"{m.parameters / 1e6:,.0f} M", "published": lambda m: "yes" if m.published else "no",
-    "expires": lambda m: f"{m.expires_at:%Y-%m-%d}" if m.expires_at else "",
+    "version": lambda m: m.number, "expires": lambda m: f"{m.expires_at:%Y-%m-%d}" if m.expires_at else "",
+    "flags": lambda m: "withdrawn input" if m.withdrawn_inputs else "",
+}  # fmt: skip
+VERSIONS: Columns = {
+    "version": lambda m: f"{m.name}@{m.number}", "current": lambda m: "yes" if m.current else "", "id": lambda m: m.id,
+    "state": lambda m: m.state, "created": lambda m: f"{m.created_at:%Y-%m-%d %H:%M}", "by": lambda m: m.created_by,
+    "task": lambda m: m.lineage.get("task", m.tasks[0] if m.tasks else ""), "step": lambda m: m.lineage.get("step", ""),
 }  # fmt: skip
 FINDINGS: Columns = {
     "severity": lambda f: f.severity, "code": lambda f: f.code, "where": lambda f: f.where,
@@ -73,15 +79,110 @@ def findings(shell: Shell, model: Model) -> None:
         shell.many(finery.models.findings(model).data, FINDINGS)
 
 
-@command(group, "publish", example="finery models publish tuned-0k3 --name intents")
-def publish(shell: Shell, model: Model, name: Annotated[str | None, typer.Option(help="A new name.")] = None) -> None:
-    """Keep a temporary model for good."""
+@command(group, "publish", example="finery models publish tuned-0k3 --name intents --step 200 --form merged")
+def publish(
+    shell: Shell,
+    model: Model,
+    name: Annotated[str | None, typer.Option(help="A new name.")] = None,
+    step: Annotated[int | None, typer.Option(help="A kept checkpoint's step; default: the final weights.")] = None,
+    form: Annotated[Literal["adapter", "merged"], typer.Option(help="merged: one model of base and adapter.")] = (
+        "adapter"
+    ),
+    new_version: Annotated[bool, typer.Option(help="The name is in use: become its next version.")] = False,
+) -> None:
+    """Keep for good what a tuning left."""
     with shell.finery as finery:
-        shell.one(finery.models.publish(model, name=name))
+        made = finery.models.publish(model, name=name, step=step, form=form, new_version=new_version)
+        if form == "merged":
+            quiet = Shell(shell.as_json, shell.url, shell.api_key, shell.home)
+            done = finery.tasks.wait(made.tasks[-1]) if quiet.as_json else follow(quiet, made.tasks[-1])
+            if "validation" in done.result:
+                check = done.result["validation"]
+                _ = finery.tasks.wait(check) if quiet.as_json else follow(quiet, check)
+        shell.one(finery.models.get(made.id))
 
 
-@command(group, "delete", example="finery models delete intents")
-def delete(shell: Shell, model: Model) -> None:
-    """Delete a model; refused, with the names, while something uses it."""
+@command(group, "versions", example="finery models versions intents")
+def versions(shell: Shell, model: Model) -> None:
+    """List the versions of a name, newest first."""
+    with shell.finery as finery:
+        shell.many(finery.models.versions(model).data, VERSIONS)
+
+
+@command(group, "use-version", example="finery models use-version intents@1")
+def use_version(shell: Shell, model: Model) -> None:
+    """Let the bare name mean this version: the way back to an earlier one."""
+    with shell.finery as finery:
+        shell.one(finery.models.make_current(model))
+
+
+@command(group, "lineage", example="finery models lineage intents")
+def lineage(shell: Shell, model: Model) -> None:
+    """Show what a model comes from and what came of it."""
+    with shell.finery as finery:
+        found = finery.models.lineage(model)
+    if shell.as_json:
+        shell.one(found)
+        return
+    names = {node.id: f"{node.noun} {node.name}{' (withdrawn)' if node.withdrawn else ''}" for node in found.nodes}
+    columns: Columns = {
+        "from": lambda edge: names[edge.source], "as": lambda edge: edge.role, "to": lambda edge: names[edge.target],
+    }  # fmt: skip
+    shell.many(found.edges, columns)
+
+
+@command(group, "delete", example="finery models delete intents --confirm DELETE")
+def delete(
+    shell: Shell, model: Model, confirm: Annotated[str, typer.Option(help="Say DELETE: it cannot be undone.")] = ""
+) -> None:
+    """Delete a model with its bytes; refused, with the names, while something uses it."""
+    if confirm != "DELETE":
+        raise UserMistake("deleting a model cannot be undone: say --confirm DELETE")
     with shell.finery as finery:
         shell.one(finery.models.delete(model))
+
+
+@command(group, "restore", example="finery models restore intents")
+def restore(shell: Shell, model: Model) -> None:
+    """Take back a deletion that an OpenAI client made, within a day."""
+    with shell.finery as finery:
+        shell.one(finery.models.restore(model))
+
+
+@command(group, "key", example="finery models key > ours.pem")
+def key(shell: Shell) -> None:
+    """Print the public key that signs this installation's models; other sites allow it with FINERY_TRUSTED_KEYS."""
+    with shell.finery as finery:
+        found = finery.models.key()
+    if shell.as_json:
+        shell.one(found)
+    else:
+        print(found.public_key, end="")
+
+
+@command(group, "export", example="finery models export intents -o intents.tar --with-base")
+def export(
+    shell: Shell,
+    model: Model,
+    output: Annotated[Path, typer.Option("--output", "-o", help="The file to write.")],
+    with_base: Annotated[bool, typer.Option(help="Bring the base of an adapter along.")] = False,
+) -> None:
+    """Write a model into one signed file for another site."""
+    with shell.finery as finery:
+        finery.models.export(model, output, with_base=with_base)
+        shell.one(finery.models.get(model))
+
+
+@command(group, "import-bundle", example="finery models import-bundle intents.tar")
+def import_bundle(
+    shell: Shell,
+    file: Annotated[Path, typer.Argument(help="What `finery models export` wrote.")],
+    name: Annotated[str | None, typer.Option(help="Default: the name it had.")] = None,
+    new_version: Annotated[bool, typer.Option(help="The name is in use: become its next version.")] = False,
+) -> None:
+    """Take a model of another site in, once its signature and every file were verified."""
+    with shell.finery as finery:
+        made = finery.models.import_bundle(file, name=name, new_version=new_version)
+        for task in made.tasks:
+            _ = finery.tasks.wait(task)
+        shell.one(finery.models.get(made.id))

@@ -10,14 +10,16 @@ from typing import Any, Literal
 
 from finery.resources.tasks import FIRST_POLL_S, LAST_POLL_S
 from finery.resources.tasks import PATH as TASKS
+from finery.resources.uploads import Told, Uploads
 from finery.transport import Page, Transport, every
-from finery_contracts.datasets import DataFormat, DatasetState, DatasetStatistics, DatasetView, RecordPage
+from finery_contracts.datasets import DataFormat, DatasetStatistics, DatasetView, RecordPage
 from finery_contracts.jobs import BadRecord
 from finery_contracts.lineage import DatasetGraph
 from finery_contracts.tasks import NotifyChoice, TaskView
 
 PATH = "/api/v1/datasets"
 UPLOAD_TIMEOUT_S = 3600.0
+RESUMABLE_BYTES = 8 * 2**20
 
 
 class Datasets:
@@ -25,25 +27,55 @@ class Datasets:
 
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
+        self._uploads = Uploads(transport)
 
     def upload(
         self, file: str | Path, *, name: str | None = None, file_format: DataFormat = "auto",
         bad_records: Literal["strict", "skip"] = "strict", purpose: Literal["fine-tune", "evals"] = "fine-tune",
-        notify: NotifyChoice | None = None,
+        notify: NotifyChoice | None = None, told: Told | None = None,
     ) -> DatasetView:  # fmt: skip
         """Upload a file; ingest begins at once, as the task ``task`` of the answer.
+
+        A file of more than 8 MB goes in pieces, and ``told`` hears how far it is.
 
         Raises:
             OSError: the file cannot be read.
         """
+        path = Path(file)
+        if path.stat().st_size > RESUMABLE_BYTES:
+            upload = self._uploads.send(path, told=told)
+            wanted: dict[str, Any] = {"format": file_format, "bad_records": bad_records, "purpose": purpose}
+            wanted |= {"notify": notify.model_dump(mode="json")} if notify else {}
+            return self.fetch({"kind": "upload", "upload": upload.id}, name=name, **wanted)
         said = {"format": file_format, "bad_records": bad_records, "purpose": purpose}
         said |= {"name": name} if name else {}
         said |= {"notify": notify.model_dump_json()} if notify else {}
-        path = Path(file)
         with path.open("rb") as body:
             return self._transport.view(
                 DatasetView, "POST", PATH, data=said, files={"file": (path.name, body)}, timeout=UPLOAD_TIMEOUT_S
             )
+
+    def resume(
+        self, file: str | Path, *, name: str | None = None, file_format: str = "auto", bad_records: str = "strict",
+        purpose: str = "fine-tune", told: Told | None = None,
+    ) -> DatasetView:  # fmt: skip
+        """Go on with the upload of this file that was interrupted, or begin it.
+
+        Raises:
+            OSError: it cannot be read.
+        """
+        begun = self._uploads.unfinished(file)
+        upload = self._uploads.resume(begun.id, file, told=told) if begun else self._uploads.send(file, told=told)
+        source = {"kind": "upload", "upload": upload.id}
+        return self.fetch(source, name=name, format=file_format, bad_records=bad_records, purpose=purpose)
+
+    def fetch(self, source: str | Mapping[str, Any], *, name: str | None = None, **said: Any) -> DatasetView:
+        """A dataset of a source: ``s3://…``, ``file:///…``, ``https://…``, or a mapping with its ``kind``.
+
+        ``said``: format, bad_records, bad_ceiling, purpose, and the task's options. It needs a grant to read the place.
+        """
+        body = {"source": source if isinstance(source, str) else dict(source), **said}
+        return self._transport.view(DatasetView, "POST", PATH, json=body | ({"name": name} if name else {}))
 
     def get(self, ref: str) -> DatasetView:
         """One dataset, by id or name."""
@@ -61,10 +93,10 @@ class Datasets:
         """The dataset, once ingest has looked at it; it may be ``rejected``.
 
         Raises:
-            TimeoutError: it is still ``uploaded``.
+            TimeoutError: it was not looked at yet.
         """
         until, pause_s = time.monotonic() + timeout_s, FIRST_POLL_S
-        while (view := self.get(ref)).state is DatasetState.UPLOADED:
+        while (view := self.get(ref)).state.pending:
             if time.monotonic() > until:
                 raise TimeoutError(f"dataset {ref} was not ingested within {timeout_s:g} s")
             time.sleep(pause_s)
@@ -115,5 +147,13 @@ class Datasets:
         return self._transport.view(DatasetStatistics, "GET", f"{PATH}/{ref}/statistics")
 
     def delete(self, ref: str) -> DatasetView:
-        """Remove it; a name can be used again."""
-        return self._transport.view(DatasetView, "DELETE", f"{PATH}/{ref}")
+        """Remove it for good, with its bytes; a name can be used again."""
+        return self._transport.view(DatasetView, "DELETE", f"{PATH}/{ref}", params={"confirm": "DELETE"})
+
+    def restore(self, ref: str) -> DatasetView:
+        """Take back a deletion that OpenAI's surface made, within a day."""
+        return self._transport.view(DatasetView, "POST", f"{PATH}/{ref}/restore")
+
+    def withdraw(self, ref: str, *, reason: str) -> DatasetView:
+        """Nobody may use it any longer; every dataset and model that descends from it is flagged."""
+        return self._transport.view(DatasetView, "POST", f"{PATH}/{ref}/withdraw", json={"reason": reason})

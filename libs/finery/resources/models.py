@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Literal
 
 from finery.transport import Page, Transport, every
 from finery_contracts.jobs import Finding
@@ -11,6 +13,7 @@ from finery_contracts.models import ModelView
 from finery_contracts.tasks import NotifyChoice
 
 PATH = "/api/v1/models"
+BUNDLE_TIMEOUT_S = 24 * 3600.0
 
 
 class Findings(Record):
@@ -19,6 +22,40 @@ class Findings(Record):
     model: str
     state: str
     data: list[Finding]
+
+
+class ModelKey(Record):
+    """Whoever is to take our bundles allows this key."""
+
+    key: str
+    public_key: str
+
+
+class LineageNode(Record):
+    """A dataset, task or model."""
+
+    id: str
+    noun: str
+    name: str
+    state: str
+    number: int | None = None
+    withdrawn: bool = False
+
+
+class LineageEdge(Record):
+    """From a source to what was made of it."""
+
+    source: str
+    target: str
+    role: str
+
+
+class Lineage(Record):
+    """What a model comes from and what came of it."""
+
+    model: str
+    nodes: list[LineageNode]
+    edges: list[LineageEdge]
 
 
 class Models:
@@ -56,10 +93,67 @@ class Models:
         """What validation found, each with its remedy."""
         return self._transport.view(Findings, "GET", f"{PATH}/{ref}/findings")
 
-    def publish(self, ref: str, *, name: str | None = None) -> ModelView:
-        """Keep a temporary model for good."""
-        return self._transport.view(ModelView, "POST", f"{PATH}/{ref}/publish", json={"name": name})
+    def publish(
+        self, ref: str, *, name: str | None = None, step: int | None = None,
+        form: Literal["adapter", "merged"] = "adapter", new_version: bool = False,
+    ) -> ModelView:  # fmt: skip
+        """Keep what a tuning left for good: its final weights or those of a kept checkpoint, as adapter or merged.
+
+        Merged, the answer's last task makes the weights. ``new_version``: become the next version of ``name``.
+        """
+        body = {"name": name, "step": step, "form": form, "new_version": new_version}
+        return self._transport.view(ModelView, "POST", f"{PATH}/{ref}/publish", json=body)
+
+    def versions(self, ref: str) -> Page[ModelView]:
+        """Every version of the name, newest first: who made it, when, from which task."""
+        return self._transport.page(ModelView, f"{PATH}/{ref}/versions")
+
+    def make_current(self, ref: str) -> ModelView:
+        """Let the bare name mean this version (``name@number``)."""
+        return self._transport.view(ModelView, "POST", f"{PATH}/{ref}/current")
+
+    def lineage(self, ref: str) -> Lineage:
+        """What it comes from and what came of it: datasets, tasks, models."""
+        return self._transport.view(Lineage, "GET", f"{PATH}/{ref}/lineage")
+
+    def key(self) -> ModelKey:
+        """The public key with which this installation signs its models."""
+        return self._transport.view(ModelKey, "GET", "/api/v1/model-key")
+
+    def export(self, ref: str, file: str | Path, *, with_base: bool = False) -> None:
+        """Write one bundle for another site; ``with_base``: an adapter brings its base along.
+
+        Raises:
+            OSError: the file cannot be written; what was there stays.
+        """
+        path = Path(file)
+        beside = path.with_name(f".{path.name}.part")
+        asked = {"base": "include" if with_base else "reference"}
+        try:
+            with (
+                self._transport.stream("GET", f"{PATH}/{ref}/export", params=asked) as answer,
+                beside.open("wb") as out,
+            ):
+                for chunk in answer.iter_bytes():
+                    out.write(chunk)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+    def import_bundle(self, file: str | Path, *, name: str | None = None, new_version: bool = False) -> ModelView:
+        """A model from another site, once every file and its signature were found to be good."""
+        said = {"new_version": str(new_version).lower(), **({"name": name} if name else {})}
+        path = Path(file)
+        with path.open("rb") as body:
+            return self._transport.view(
+                ModelView, "POST", f"{PATH}/import-bundle", data=said, files={"file": (path.name, body)},
+                timeout=BUNDLE_TIMEOUT_S,
+            )  # fmt: skip
 
     def delete(self, ref: str) -> ModelView:
-        """Remove it, unless something refers to it."""
-        return self._transport.view(ModelView, "DELETE", f"{PATH}/{ref}")
+        """Remove it for good, with its bytes, unless something refers to it."""
+        return self._transport.view(ModelView, "DELETE", f"{PATH}/{ref}", params={"confirm": "DELETE"})
+
+    def restore(self, ref: str) -> ModelView:
+        """Take back a deletion that OpenAI's surface made, within a day."""
+        return self._transport.view(ModelView, "POST", f"{PATH}/{ref}/restore")

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import NoDecode
 
-from finery_kit.settings import Settings
-
-
-def _split(value: object) -> object:
-    return tuple(part.strip() for part in value.split(",") if part.strip()) if isinstance(value, str) else value
+from finery_kit.settings import Networks, Settings, split
 
 
 def _parsed(value: object) -> object:
@@ -25,8 +20,7 @@ def _parsed(value: object) -> object:
         raise ValueError('must be a JSON object such as {"ops": "slack://…"}') from fault
 
 
-Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(_split)]
-Seconds = Annotated[tuple[Annotated[float, Field(ge=0)], ...], NoDecode, BeforeValidator(_split)]
+Seconds = Annotated[tuple[Annotated[float, Field(ge=0)], ...], NoDecode, BeforeValidator(split)]
 Channels = Annotated[dict[str, SecretStr], NoDecode, BeforeValidator(_parsed)]
 STANDARD_SCHEDULE_S = (5.0, 300.0, 1800.0, 7200.0, 18000.0, 36000.0, 50400.0, 72000.0, 86400.0)
 

@@ -21,6 +21,7 @@ from finery_contracts.envelope import Event
 from finery_contracts.jobs import TaskKind
 from finery_contracts.log import LogPage, LogRequest
 from finery_contracts.model import Record
+from finery_contracts.sources import Limits
 from finery_contracts.streams import EVENTS, INBOUND, REPORTS, Durable
 from finery_contracts.work import ClaimRequest, HeartbeatRequest, Report
 from finery_kit import bus_admission
@@ -32,41 +33,38 @@ from finery_kit.service import Service
 from finery_kit.storage import Storage
 from finery_kit.telemetry import span_from
 from finery_studio import kinds
-from finery_studio.datasets import http as dataset_http
+from finery_studio.connections.handlers import ConnectionDesk
+from finery_studio.datasets.handlers import DatasetDesk
+from finery_studio.datasets.origins import OriginDesk
 from finery_studio.datasets.preparing import PreparingDesk
-from finery_studio.edge import billing, forward, notifications
+from finery_studio.edge import forward
 from finery_studio.edge.auth import Gate
-from finery_studio.edge.site import site
 from finery_studio.edge.web import TracedApp, WebServer
-from finery_studio.events import dead, rebuild, replay
-from finery_studio.events import deployments as deployment_events
+from finery_studio.events import dead, replay
 from finery_studio.events import handlers as event_handlers
-from finery_studio.events import http as event_http
 from finery_studio.events.streams import read_subject
 from finery_studio.inbound import handlers as inbound_handlers
-from finery_studio.inbound import http as inbound_http
-from finery_studio.labelling import http as labelling_http
 from finery_studio.loops import Loops
-from finery_studio.models import http as model_http
 from finery_studio.models import store as model_store
+from finery_studio.models.birth import registrar_of
 from finery_studio.models.gallery import load_gallery
 from finery_studio.models.handlers import ModelDesk
-from finery_studio.pools import http as pool_http
+from finery_studio.models.publication import Publisher
 from finery_studio.pools.flavours import load_flavours
 from finery_studio.pools.handlers import PoolDesk
 from finery_studio.pools.recount import recount
 from finery_studio.pools.store import Policy, Quota
-from finery_studio.projects import http as project_http
 from finery_studio.projects import store as project_store
 from finery_studio.projects.desk import KeyDesk, keep_telling
 from finery_studio.settings import StudioSettings
 from finery_studio.store import STUDIO_METADATA
+from finery_studio.surface import surface
 from finery_studio.tasks import deadlines
 from finery_studio.tasks import http as task_http
 from finery_studio.tasks.handlers import HangRule, Outcome, TaskDesk
 from finery_studio.tasks.submit import SpecMaker
-from finery_studio.tuning import openai as tuning_openai
 from finery_studio.tuning.handlers import TuningDesk
+from finery_studio.uploads.handlers import UploadDesk
 
 NAME = "studio"
 DEFAULT_PROJECT = "default"
@@ -87,16 +85,33 @@ class Studio:
         self.gallery = load_gallery(settings.gallery_file)
         self.models = ModelDesk(self.gallery.entries, tuple(settings.allowed_roots), settings.retention, self.specs)
         self.tuning, self.preparing = TuningDesk(self.models), PreparingDesk(self.models)
+        self.publisher = Publisher(self.models, self.storage)
+        self.registrar = registrar_of(settings, self.database, self.storage, self.models.gallery)
+        roots = tuple(settings.allowed_roots)
+        limits = Limits(
+            max_bytes=settings.max_upload_bytes, timeout_s=settings.sources_timeout_s,
+            statement_s=settings.sources_statement_s,
+        )  # fmt: skip
+        origins = OriginDesk(settings.secret, roots, settings.sources_allow_networks, limits)
         self.tasks = TaskDesk(
             self.database, self.specs, self.outcomes, settings.max_attempts,
             HangRule(settings.hang_factor, settings.hang_floor_s), self.service.wake_relay,
-            self.ring,
+            self.ring, fill=origins.fill,
         )  # fmt: skip
+        self.datasets = DatasetDesk(self.specs, origins)
+        self.uploads = UploadDesk(
+            self.database, self.storage, settings.max_upload_bytes, settings.upload_quota_bytes,
+            settings.upload_reserve_bytes, settings.retention.uploads_days, self.datasets.of_upload,
+        )  # fmt: skip
+        self.connections = ConnectionDesk(settings.secret, settings.sources_allow_networks, roots)
         self.routes = {kind: partial(handler, desk=self.tasks) for kind, handler in ROUTES.items()}
         default = Quota(running_slots=settings.quota_running_slots, waiting_tasks=settings.quota_waiting_tasks)
         self.pools = PoolDesk(Policy(flavours=load_flavours(settings.flavours_file), default=default), self.ring)
-        self.loops = Loops(self.database, self.service, self.tasks, self.models, settings, self.storage, clock)
-        self.specs |= kinds.spec_makers(self.models, self.tuning, self.preparing)
+        self.loops = Loops(
+            self.database, self.service, self.tasks, self.models, self.registrar, settings, self.storage,
+            self.uploads, clock,
+        )  # fmt: skip
+        self.specs |= kinds.spec_makers(self.models, self.tuning, self.preparing, self.publisher)
         self.outcomes |= kinds.outcomes(self.models, self.storage)
         self.web: WebServer | None = None
         self._ask = forward.Ask(self._send)
@@ -113,8 +128,7 @@ class Studio:
 
     async def on_servable(self, call: Call[ServableRequest]) -> ServableModel:
         """RPC: a model that a call names."""
-        project = call.by.project
-        return self.models.deployable(await self.database.read(lambda s: model_store.load(s, project, call.body.name)))
+        return await self.servable(call.body.name, call.by.project)
 
     async def on_events(self, call: Call[LogRequest]) -> LogPage:
         """RPC: the event log."""
@@ -195,53 +209,29 @@ class Studio:
 
     def http(self) -> FastAPI:
         """The HTTP application; ``openapi.json`` is rendered from it."""
-        datasets = dataset_http.DatasetRoutes(
-            self.gate, self.database, self.storage, self.specs, self.settings.max_upload_bytes, self.changed
-        )
-        labelling = labelling_http.LabellingRoutes(
-            self.gate, self.database, self.storage, self.specs, self.settings.max_upload_bytes, self.changed
-        )
-        models = model_http.ModelRoutes(self.gate, self.database, self.models, self.deployments, self.changed)
-        routers = (
-            project_http.routes(self.gate, self.database, self.keys, self.tell_keys),
-            dataset_http.routes(datasets),
-            dataset_http.openai_routes(datasets),
-            labelling_http.routes(labelling),
-            model_http.routes(models),
-            model_http.openai_routes(models),
-            event_http.routes(self.gate, self.database, self.settings.spans_file),
-            deployment_events.routes(self.gate, self.database, self._ask, self.settings.retention),
-            rebuild.routes(self.gate, self._ask),
-            dead.routes(self.gate, lambda: self.service.jetstream),
-            task_http.routes(self.task_routes),
-            pool_http.routes(self.gate, self.database, self.pools, self.loops.pools_changed),
-            inbound_http.routes(self.task_routes),
-            tuning_openai.routes(self.task_routes),
-            forward.routes(self.gate, self._ask, self.resolve),
-            billing.routes(self.gate, self._ask, self.gallery),
-            notifications.routes(self.gate, self._ask),
-            notifications.link_routes(self._ask),
-        )
-        return site(routers, bus_is_there=lambda: self.service.client.is_connected, pressure=self.service.pressure)
+        return surface(self)
 
     @property
     def task_routes(self) -> task_http.TaskRoutes:
         """What the routes of tasks need."""
         return task_http.TaskRoutes(
-            self.gate, self.database, self.storage, self.tasks, self.tuning, self.preparing, self._read_subject
-        )
-
-    # --- what others own ----------------------------------------------------------------------------------------
+            self.gate, self.database, self.storage, self.tasks, self.tuning, self.preparing, self.publisher,
+            self._read_subject, self.datasets,
+        )  # fmt: skip
 
     async def deployments(self, actor: Actor) -> list[DeploymentView]:
         """The project's deployments, asked of their owner."""
-        answer = await self._ask("deployer", "list", forward.Free({"limit": 100, "after": None}), actor)
-        return [DeploymentView.model_validate(item) for item in answer["data"]]
+        return await forward.all_deployments(self._ask, actor)
 
     async def resolve(self, asked: DeployRequest, actor: Actor) -> DeployCommand:
         """A deployment request, with the model's facts."""
-        view = await self.database.read(lambda s: model_store.load(s, actor.project, asked.model))
-        return DeployCommand(request=asked, model=self.models.deployable(view))
+        return DeployCommand(request=asked, model=await self.servable(asked.model, actor.project))
+
+    async def servable(self, ref: str, project: str) -> ServableModel:
+        """What the deployer must know of a model, after its certificate was looked at."""
+        view = await self.database.read(lambda s: model_store.load(s, project, ref))
+        servable = self.models.deployable(view)
+        return servable.model_copy(update={"warnings": await self.registrar.check(view)})
 
     async def _send(self, *arguments: Any, **named: Any) -> Any:
         return await ask(self.service.client, *arguments, **named)

@@ -10,12 +10,15 @@ from finery_studio.datasets import handlers as datasets
 from finery_studio.datasets.preparing import PreparingDesk, on_prepare_ended
 from finery_studio.labelling.judging import Judging, on_judge_ended
 from finery_studio.models.handlers import ModelDesk
+from finery_studio.models.publication import Publisher
 from finery_studio.tasks.handlers import Outcome
 from finery_studio.tasks.submit import SpecMaker
 from finery_studio.tuning.handlers import TuningDesk
 
 
-def spec_makers(models: ModelDesk, tuning: TuningDesk, preparing: PreparingDesk) -> dict[TaskKind, SpecMaker]:
+def spec_makers(
+    models: ModelDesk, tuning: TuningDesk, preparing: PreparingDesk, publisher: Publisher
+) -> dict[TaskKind, SpecMaker]:
     """By kind."""
     return {
         TaskKind.INGEST: datasets.ingest_spec,
@@ -26,6 +29,7 @@ def spec_makers(models: ModelDesk, tuning: TuningDesk, preparing: PreparingDesk)
         TaskKind.TUNE: tuning.tune_spec,
         TaskKind.EVALUATE: tuning.evaluate_spec,
         TaskKind.JUDGE: Judging(models).judge_spec,
+        TaskKind.MERGE: publisher.merge_spec,
     }
 
 
@@ -40,4 +44,5 @@ def outcomes(models: ModelDesk, storage: Storage) -> dict[TaskKind, Outcome]:
         TaskKind.TUNE: models.on_tune_ended,
         TaskKind.EVALUATE: lambda tx, task: {},
         TaskKind.JUDGE: on_judge_ended,
+        TaskKind.MERGE: models.on_import_ended,
     }

@@ -16,19 +16,24 @@ from finery_kit.bus_init import heal_doorbells
 from finery_kit.db import Database, utc_now
 from finery_kit.service import Loop, Service
 from finery_kit.storage import Storage
+from finery_studio.grants import handlers as grants
+from finery_studio.models.birth import Registrar
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.pools.queue import waiting_bells
 from finery_studio.pools.store import pool_ids
+from finery_studio.removal.sweep import sweep
 from finery_studio.settings import StudioSettings
 from finery_studio.tasks import logs, store
 from finery_studio.tasks.handlers import TaskDesk
+from finery_studio.uploads.handlers import UploadDesk
 
 RING_EVERY_S = 5.0
 LOOK_FOR_LOST_EVERY_S = 1.0
 EXPIRE_EVERY_S = 60.0
 FORGOTTEN_S = 600
 """Longer than nats-py takes to find a connection dead and to open another, which forgets the pings of the old one."""
-LOCK_LOGS = 4251
+LOCK_LOGS, LOCK_BIRTHS = 4251, 4252
+SWEEP_EVERY_S = 1.0
 LOOK_AT_POOLS_EVERY_S = 30.0
 
 
@@ -40,8 +45,10 @@ class Loops:
     service: Service
     tasks: TaskDesk
     models: ModelDesk
+    registrar: Registrar
     settings: StudioSettings
     storage: Storage
+    uploads: UploadDesk
     clock: Callable[[], datetime] = utc_now
     _bell: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _pools: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -50,7 +57,15 @@ class Loops:
     @property
     def all(self) -> list[Loop]:
         """In the order of their start."""
-        return [self.ring_loop, self.lost_loop, self.expire_loop, self.logs_loop, self.pool_loop]
+        return [
+            self.ring_loop,
+            self.lost_loop,
+            self.expire_loop,
+            self.logs_loop,
+            self.pool_loop,
+            self.sweep_loop,
+            self.birth_loop,
+        ]
 
     def begin(self) -> None:
         """Remember the event loop that ``ring`` is to reach."""
@@ -84,10 +99,12 @@ class Loops:
                 await self.database.write(lambda tx: self.tasks.lose_silent(tx, self.settings.heartbeat_limit_s))
 
     async def expire_loop(self) -> None:
-        """Temporary models go when their time is over; so does what nobody can ask for again."""
+        """Temporary models, grants and uploads go when their time is over; so does what nobody can ask for again."""
         while True:
             await self.database.write(self.models.expire)
             await self.database.write(store.forget_claims)
+            await self.database.write(grants.expire)
+            await self.uploads.tidy()
             await asyncio.sleep(EXPIRE_EVERY_S)
 
     async def logs_loop(self) -> None:
@@ -101,6 +118,19 @@ class Loops:
                     await self.database.write(lambda tx, done=chore: logs.settle(tx, done))
             if not todo:
                 await asyncio.sleep(EXPIRE_EVERY_S)
+
+    async def sweep_loop(self) -> None:
+        """What was deleted goes for good when its time is over and nothing else needs it."""
+        while True:
+            await sweep(self.database, self.storage)
+            await asyncio.sleep(SWEEP_EVERY_S)
+
+    async def birth_loop(self) -> None:
+        """Every model that is ready gets its card, its bill of materials and its signature."""
+        while True:
+            async with self.database.alone(LOCK_BIRTHS) as alone:
+                _ = await self.registrar.certify_all() if alone else 0
+            await asyncio.sleep(SWEEP_EVERY_S)
 
     async def pool_loop(self) -> None:
         """Every pool has its doorbells; again every thirty seconds, in case somebody deleted one."""

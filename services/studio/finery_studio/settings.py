@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field
 
-from finery_kit.settings import Settings
+from finery_kit.settings import Networks, Settings
 
 
 class StudioSettings(Settings):
@@ -14,10 +15,20 @@ class StudioSettings(Settings):
 
     studio_host: str = "127.0.0.1"
     studio_port: int = Field(default=8081, ge=0, le=65535)
-    max_upload_bytes: int = Field(default=10 * 2**30, ge=1)
+    max_upload_bytes: int = Field(default=100 * 2**30, ge=1, description="of one file, however it comes")
     allowed_roots: list[Path] = Field(
-        default_factory=list[Path], description="folders models may be imported from; an operator may name any"
+        default_factory=list[Path],
+        description="folders that data and models may come from; an operator's models from any",
     )
+    sources_allow_networks: Networks = Field(
+        default=(), description="internal networks that data may be fetched from, such as 10.1.0.0/16"
+    )
+    sources_timeout_s: float = Field(default=3600.0, gt=0, description="for fetching one source")
+    sources_statement_s: float = Field(default=600.0, gt=0, description="for one query")
+    upload_quota_bytes: int = Field(
+        default=200 * 2**30, ge=1, description="of a project's uploads that no dataset was made of yet"
+    )
+    upload_reserve_bytes: int = Field(default=2**30, ge=0, description="of the store's disk, never given to uploads")
     gallery_file: Path | list[Path] | None = Field(
         default=None, description="more gallery entries: a file or folder of the shipped files' shape, or a JSON list"
     )
@@ -28,6 +39,16 @@ class StudioSettings(Settings):
     quota_running_slots: int = Field(default=64, ge=0, description="of a project for which an operator set none")
     quota_waiting_tasks: int = Field(default=10_000, ge=0, description="likewise")
     max_attempts: int = Field(default=3, ge=1, le=100)
+    verify_before_deploy: Literal["refuse", "warn", "off"] = Field(
+        default="refuse", description="a model whose files are not those that were signed at its birth"
+    )
+    withdrawn_inputs: Literal["refuse", "warn", "off"] = Field(
+        default="warn", description="deploying a model that descends from a withdrawn dataset"
+    )
+    trusted_keys: list[Path] = Field(
+        default_factory=list[Path], description="public keys (PEM files) of others whose model bundles are taken"
+    )
+    max_bundle_bytes: int = Field(default=200 * 2**30, ge=1, description="of a model bundle that is imported")
     operator_key: str | None = Field(
         default=None, description="first key of the default project; default: home/api_key"
     )

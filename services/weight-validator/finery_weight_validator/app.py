@@ -18,6 +18,7 @@ ROUTES: dict[type[Event], Callable[..., None]] = {}
 ENGINES = {
     TaskKind.IMPORT: Engine("finery_weight_validator.engine.convert"),
     TaskKind.VALIDATE: Engine("finery_weight_validator.engine.check"),
+    TaskKind.MERGE: Engine("finery_weight_validator.engine.merge"),
 }
 
 

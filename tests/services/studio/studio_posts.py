@@ -14,8 +14,10 @@ from finery_contracts.dead import Replayed
 from finery_contracts.errors import FineryError, NotFound
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import TaskKind
+from finery_studio.datasets import removal as dataset_removal
 from finery_studio.edge import forward
 from finery_studio.edge.wishes import KEY_HEADER
+from finery_studio.models import versions
 
 WITHOUT_KEY = {"/confirm/{token}", "/unsubscribe/{token}"}
 """Links that a person opens: no API key, so no project, and opening them twice is harmless anyway."""
@@ -75,7 +77,7 @@ class Owner:
             "model": "m", "model_name": "m", "state": "running", "qps": 1, "version": 1, "created_by": "u",
             "created_at": "2026-01-01T00:00:00Z",
         }  # fmt: skip
-        return {**made, **view} if verb in ("create", "start", "stop") else made
+        return {**made, **view} if verb in ("create", "start", "stop", "get") else made
 
 
 @dataclass(frozen=True)
@@ -134,6 +136,52 @@ async def _published(studio: Rig) -> Sent:
     return Sent(f"/api/v1/models/{model}/publish", {"json": {"name": "kept"}}, {"json": {"name": "other"}})
 
 
+async def _former(studio: Rig) -> Sent:
+    for _ in range(2):
+        await some_task(studio)
+        done = await studio.work()
+        model = (await studio.task(done[-1].task_id)).result["model"]
+        await studio.write(
+            lambda tx, ref=model: versions.publish(tx, studio.actor.project, ref, "kept", new_version=True)
+        )
+    return Sent("/api/v1/models/kept@1/current", {}, {"json": {"other": 1}})
+
+
+async def _bundle(studio: Rig) -> Sent:
+    """Of the base, whose files are put there."""
+    await some_task(studio)
+    await studio.work()
+    base = await studio.model(GALLERY_MODEL)
+    studio.studio.storage.place(f"{base.weights}/config.json").write_text("{}")
+    async with studio.http() as api:
+        files = {"file": ("m.tar", (await api.get(f"/api/v1/models/{base.id}/export")).content)}
+    path = "/api/v1/models/import-bundle"
+    return Sent(path, {"files": files, "data": {"name": "one"}}, {"files": files, "data": {"name": "other"}})
+
+
+async def _deleted_model(studio: Rig) -> Sent:
+    await some_task(studio)
+    done = await studio.work()
+    model = (await studio.task(done[-1].task_id)).result["model"]
+    desk = studio.studio.models
+    await studio.write(lambda tx: desk.delete(tx, studio.actor.project, model, [], restorable=True))
+    return Sent(f"/api/v1/models/{model}/restore", {}, {"json": {"other": 1}})
+
+
+async def _deleted_dataset(studio: Rig) -> Sent:
+    dataset = await studio.upload()
+    await studio.work()
+    await studio.write(lambda tx: dataset_removal.delete(tx, studio.actor.project, dataset.id, restorable_hours=24))
+    return Sent(f"/api/v1/datasets/{dataset.id}/restore", {}, {"json": {"other": 1}})
+
+
+async def _withdrawing(studio: Rig) -> Sent:
+    dataset = await studio.upload()
+    await studio.work()
+    path = f"/api/v1/datasets/{dataset.id}/withdraw"
+    return Sent(path, {"json": {"reason": "consent"}}, {"json": {"reason": "other"}})
+
+
 async def _deploy(studio: Rig) -> Sent:
     await some_task(studio)
     await studio.work(TaskKind.IMPORT, TaskKind.VALIDATE)
@@ -189,6 +237,11 @@ POOL = {"name": "mine", "flavours": {"cpu": 1}}
 HOOK = {"topic": "jobs", "url": "https://example.com/hook"}
 MODEL = {"name": "mine", "source": {"gallery": GALLERY_MODEL}}
 OTHER, EXPORT = {"json": {"other": 1}}, {"json": {"name": "answers"}}
+GRANT = {"action": "read", "resource": "s3://data/train"}
+STORE = {
+    "kind": "s3", "name": "lake", "endpoint": "https://93.184.215.14", "access_key": "AKIA", "secret_key": "s3cr3t-k3y",
+}  # fmt: skip
+TUS = {"tus-resumable": "1.0.0", "content-type": "application/offset+octet-stream"}
 SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/api/v1/projects": _json("/api/v1/projects", {"name": "shop"}, {"name": "other"}),
     "/api/v1/keys": _json("/api/v1/keys", {"description": "a"}, {"description": "b"}),
@@ -206,8 +259,20 @@ SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
         "records/0/verdict", {"json": {"text": "one"}}, {"json": {"text": "two"}}
     ),
     "/api/v1/labellings/{ref}/export": _labelling("export", EXPORT, {"json": {"name": "others"}}),
+    "/api/v1/grants": _json("/api/v1/grants", GRANT, {**GRANT, "days": 1}),
+    "/api/v1/connections": _json("/api/v1/connections", STORE, {**STORE, "name": "other"}),
+    "/api/v1/uploads": _plain(
+        "/api/v1/uploads",
+        {"headers": {**TUS, "upload-length": "3"}, "content": b"abc"},
+        {"headers": {**TUS, "upload-length": "3"}, "content": b"abd"},
+    ),
     "/api/v1/models": _json("/api/v1/models", MODEL, {**MODEL, "name": "other"}),
     "/api/v1/models/{ref}/publish": _published,
+    "/api/v1/models/{ref}/current": _former,
+    "/api/v1/models/{ref}/restore": _deleted_model,
+    "/api/v1/models/import-bundle": _bundle,
+    "/api/v1/datasets/{ref}/restore": _deleted_dataset,
+    "/api/v1/datasets/{ref}/withdraw": _withdrawing,
     "/api/v1/tasks": tuning,
     "/api/v1/tasks/{task_id}/terminate": _move("terminate", some_task),
     "/api/v1/tasks/{task_id}/pause": _move("pause", some_task),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ from finery_studio.datasets import store as dataset_store
 from finery_studio.edge import forward
 from finery_studio.models import store as model_store
 from finery_studio.projects import store as project_store
+from finery_studio.removal.sweep import sweep
 from finery_studio.settings import StudioSettings
 from finery_studio.tasks import store as task_store
 from finery_studio.tuning.handlers import TuneRequest
@@ -137,6 +138,12 @@ class Rig:
         """Types of the facts in the outbox, oldest first."""
         rows = await self.read(lambda s: list(s.exec(select(OutboxRow).order_by(OutboxRow.seq))))
         return [row.type.removeprefix("io.finery.")[:-3] for row in rows if noun_id in (None, row.noun_id)]
+
+    async def pass_time(self, *, hours: float = 0) -> None:
+        """Later, after studio has removed what has to go by then."""
+        now = self.studio.database.now() + timedelta(hours=hours, seconds=10)
+        vars(self.studio.database)["_clock"] = lambda: now
+        await sweep(self.studio.database, self.studio.storage)
 
     def http(self, key: str = OPERATOR_KEY) -> httpx.AsyncClient:
         """A client of studio's own HTTP application."""

@@ -215,7 +215,7 @@ def test_a_held_project_has_no_place_and_keeps_none_from_others() -> None:
 
 
 def test_kinds_that_the_same_workers_do_stand_in_one_queue() -> None:
-    assert admission.rivals(TaskKind.IMPORT) == admission.rivals("validate") == {"import", "validate"}
+    assert admission.rivals(TaskKind.IMPORT) == admission.rivals("validate") == {"import", "validate", "merge"}
     assert admission.rivals("tune") == {"tune"}
 
 

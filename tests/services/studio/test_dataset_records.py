@@ -139,8 +139,10 @@ async def test_the_same_content_is_kept_once_and_goes_with_the_last_dataset(stud
     assert again.content == first.content
     assert len(files()) == 1
     async with studio.http() as api:
-        await api.delete(f"/api/v1/datasets/{first.id}")
+        await api.delete(f"/api/v1/datasets/{first.id}?confirm=DELETE")
+        await studio.pass_time()
         page = (await api.get(f"/api/v1/datasets/{again.id}/records")).json()
-        await api.delete(f"/api/v1/datasets/{again.id}")
+        await api.delete(f"/api/v1/datasets/{again.id}?confirm=DELETE")
+    await studio.pass_time(hours=24 * 365)
     assert page["total"] == 1
     assert files() == []

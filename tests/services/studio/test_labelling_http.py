@@ -203,10 +203,11 @@ async def test_a_closed_one_takes_nothing_more_and_a_deleted_one_is_gone(studio:
 async def test_a_dataset_stays_while_it_is_labelled(studio: Rig) -> None:
     made = await labelling(studio)
     async with studio.http() as http:
-        kept = await http.delete(f"/api/v1/datasets/{made['dataset']}")
+        kept = await http.delete(f"/api/v1/datasets/{made['dataset']}", params={"confirm": "DELETE"})
         assert (kept.status_code, kept.json()["error"]["details"]) == (409, [{"labelling": "review"}])
         await http.post(f"{PATH}/review/close")
-        assert (await http.delete(f"/api/v1/datasets/{made['dataset']}")).status_code == 200
+        gone = await http.delete(f"/api/v1/datasets/{made['dataset']}", params={"confirm": "DELETE"})
+        assert gone.status_code == 200
 
 
 async def test_written_answers_become_a_dataset_of_messages(studio: Rig) -> None:

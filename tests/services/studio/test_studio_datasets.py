@@ -11,7 +11,7 @@ from finery_contracts.datasets import DatasetState
 from finery_contracts.errors import Conflict, ErrorBody, InvalidRequest
 from finery_contracts.jobs import TaskKind
 from finery_contracts.tasks import EndReason
-from finery_studio.datasets import handlers
+from finery_studio.datasets import removal
 
 FAULT = ErrorBody(code="invalid_training_file", message="line 17: broken", details=[{"line": 17}])
 
@@ -32,6 +32,9 @@ async def test_the_same_bytes_twice_are_kept_once_and_go_with_the_last_dataset(s
         assert (await api.get(f"/v1/files/{files[1]['id']}/content")).content == b"x"
         await api.delete(f"/v1/files/{files[1]['id']}")
 
+        await studio.pass_time(hours=23)
+        assert len(blobs(tmp_path)) == 1
+        await studio.pass_time(hours=2)
         assert blobs(tmp_path) == []
         assert (await api.get("/v1/files")).json()["data"] == []
 
@@ -108,8 +111,8 @@ async def test_a_dataset_in_use_is_not_deleted_its_own_ingest_does_not_count(stu
     job = await studio.tune(used.id)
 
     with pytest.raises(Conflict) as refused:
-        await studio.write(lambda tx: handlers.delete(tx, studio.actor.project, used.id))
-    gone = await studio.write(lambda tx: handlers.delete(tx, studio.actor.project, free.id))
+        await studio.write(lambda tx: removal.delete(tx, studio.actor.project, used.id))
+    gone = await studio.write(lambda tx: removal.delete(tx, studio.actor.project, free.id))
 
     assert refused.value.details == [{"task": job.id}]
     assert gone.state is DatasetState.DELETED

@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import gc
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pyarrow as pa
 
 from finery_contracts.errors import DataInvalid, InvalidRequest, TooLarge
 from finery_contracts.jobs import IngestOutput, IngestSpec, Phase
+from finery_contracts.sources import FetchedBytes
 from finery_dataset_ingest.engine.canonical import CanonicalWriter, batch_of
 from finery_dataset_ingest.engine.containers import DataFile, Gauge, files_of
 from finery_dataset_ingest.engine.detection import Format, choose_format
 from finery_dataset_ingest.engine.faults import Faults
 from finery_dataset_ingest.engine.limits import limited_memory
 from finery_dataset_ingest.engine.samples import MAX_RECORD, FileUnreadable, Flawed, Sample
+from finery_dataset_ingest.engine.sources.fetching import fetch
 from finery_dataset_ingest.engine.statistics import Tally
 from finery_ml.job import JobFolder, Terminated, run, write_atomically
 
@@ -42,21 +44,34 @@ def ingest(work: JobFolder) -> IngestOutput:
     spec = work.job.spec
     if not isinstance(spec, IngestSpec):
         raise InvalidRequest(f"This engine ingests; it cannot {spec.kind}.", code="wrong_engine", param="kind")
-    source = Path(spec.source)
-    _check_source(source, spec)
-    work.progress(phase=Phase.RUNNING, total=source.stat().st_size, message=f"reading {spec.filename}")
+    sources, fetched = fetch(work, spec)
+    for source, filename in sources:
+        _check_source(source, filename, spec.max_bytes)
+    total = sum(source.stat().st_size for source, _ in sources)
+    work.progress(phase=Phase.RUNNING, total=total, message=f"reading {spec.filename}")
     with limited_memory(spec.filename), _collector_at_rest():
         gauge = Gauge()
-        files = files_of(source, spec.filename, max_bytes=spec.max_bytes, gauge=gauge)
-        return _ingest_files(work, spec, files, gauge)
+        files = _all_files(sources, spec.max_bytes, gauge)
+        return _ingest_files(work, spec, files, gauge=gauge, total_bytes=total, fetched=fetched)
 
 
-def _ingest_files(work: JobFolder, spec: IngestSpec, files: list[DataFile], gauge: Gauge) -> IngestOutput:
+def _all_files(sources: Sequence[tuple[Path, str]], max_bytes: int, gauge: Gauge) -> list[DataFile]:
+    """The data files of every source; of several sources each record names its file."""
+    found = [
+        file for source, filename in sources for file in files_of(source, filename, max_bytes=max_bytes, gauge=gauge)
+    ]
+    return found if len(sources) == 1 else [replace(file, inner=file.inner or file.name) for file in found]
+
+
+def _ingest_files(
+    work: JobFolder, spec: IngestSpec, files: list[DataFile], *, gauge: Gauge, total_bytes: int,
+    fetched: FetchedBytes | None,
+) -> IngestOutput:  # fmt: skip
     chosen = choose_format(files[0], stated=spec.format)
     writer = CanonicalWriter(work.out / "records.parquet", chosen.kind)
     try:
         with (work.out / "report.jsonl").open("w", encoding="utf-8") as report:
-            flow = _Flow(work, writer, Tally(), Faults(report), gauge, Path(spec.source).stat().st_size)
+            flow = _Flow(work, writer, Tally(), Faults(report), gauge, total_bytes)
             with work.span("read", format=chosen.name) as facts:
                 flow.all_of(files, chosen, spec.format)
                 facts.update(records=flow.tally.records, bad_records=flow.faults.records)
@@ -75,23 +90,22 @@ def _ingest_files(work: JobFolder, spec: IngestSpec, files: list[DataFile], gaug
         warnings=_warnings(tally, faults),
         characters=tally.characters.total(),
         content_sha256=digest,
+        fetched=fetched,
     )
 
 
-def _check_source(source: Path, spec: IngestSpec) -> None:
+def _check_source(source: Path, filename: str, max_bytes: int) -> None:
     if not source.is_file():
-        raise DataInvalid(
-            f"{spec.filename} is not a file; give one file of records.", code="not_a_file", param=spec.filename
-        )
+        raise DataInvalid(f"{filename} is not a file; give one file of records.", code="not_a_file", param=filename)
     size = source.stat().st_size
-    if size > spec.max_bytes:
+    if size > max_bytes:
         raise TooLarge(
-            f"{spec.filename} has {size} bytes, the limit is {spec.max_bytes}; split it.",
+            f"{filename} has {size} bytes, the limit is {max_bytes}; split it.",
             code="file_too_large",
-            param=spec.filename,
+            param=filename,
         )
     if size == 0:
-        raise DataInvalid(f"{spec.filename} is empty; add records.", code="dataset_empty", param=spec.filename)
+        raise DataInvalid(f"{filename} is empty; add records.", code="dataset_empty", param=filename)
 
 
 @dataclass

@@ -1,42 +1,71 @@
-"""Routes of datasets: our own surface and OpenAI's files."""
+"""Routes of datasets."""
 
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, Form, Query, UploadFile
+from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse
 
 from finery_contracts.access import Actor, Role
-from finery_contracts.datasets import DataFormat, DatasetState, DatasetStatistics, DatasetView, RecordPage
-from finery_contracts.errors import Conflict, InvalidRequest, NotFound
-from finery_contracts.ids import finery_id, openai_id
-from finery_contracts.jobs import TaskKind
+from finery_contracts.datasets import DataFormat, DatasetStatistics, DatasetView, RecordPage
+from finery_contracts.errors import Conflict, InvalidRequest, TooLarge
 from finery_contracts.lineage import DatasetGraph
 from finery_contracts.options import TaskOptions
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import CHUNK, Storage
-from finery_studio.datasets import handlers, store
+from finery_studio.datasets import handlers, removal, store, withdrawal
 from finery_studio.datasets.lineage import lineage_of
 from finery_studio.datasets.preview import page_of
-from finery_studio.edge.answers import openai_page, page
+from finery_studio.datasets.withdrawal import WithdrawRequest
+from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
-from finery_studio.tasks.submit import SpecMaker
 
-PURPOSES = ("fine-tune", "evals", "user_data", "assistants", "batch", "vision")
+MAX_NAMED_BYTES = 2**20
+NAMED = {
+    "requestBody": {
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object", "required": ["source"],
+                    "description": "a source instead of a file: the body of POST /api/v1/tasks with kind ingest, its "
+                    "`name` being the dataset's",
+                    "properties": {"source": {"description": "a URL, or {kind, …}: see IngestRequest"}},
+                }
+            }
+        }
+    }
+}  # fmt: skip
 
 
 class DatasetRoutes:
     """What both surfaces need."""
 
     def __init__(
-        self, gate: Gate, database: Database, storage: Storage, specs: dict[TaskKind, SpecMaker], max_bytes: int,
-        changed: Callable[[], None],
+        self, gate: Gate, database: Database, storage: Storage, desk: handlers.DatasetDesk, max_bytes: int,
+        changed: Callable[[], None], restore_hours: int,
     ) -> None:  # fmt: skip
-        self.gate, self.database, self.storage, self.specs = gate, database, storage, specs
-        self.max_bytes, self.changed = max_bytes, changed
+        self.gate, self.database, self.storage, self.desk = gate, database, storage, desk
+        self.specs, self.max_bytes, self.changed = desk.specs, max_bytes, changed
+        self.restore_hours = restore_hours
+
+    async def name(self, body: bytes, wish: Wish) -> dict[str, Any]:
+        """A dataset of a source that is named: JSON as ``POST /api/v1/tasks`` takes it, ``name`` for the dataset."""
+        try:
+            said = json.loads(body)
+        except (ValueError, RecursionError) as fault:
+            raise InvalidRequest("the body is no JSON", code="invalid_json") from fault
+        if not isinstance(said, dict):
+            raise InvalidRequest("the body is a JSON object", code="invalid_json")
+        named = {**said, "output": said["name"]} if "name" in said else said
+        asked = handlers.IngestRequest.model_validate({k: v for k, v in named.items() if k != "name"})
+        made = await self.gate.once(
+            wish, dict[str, Any], lambda tx: _view(self.desk.make(tx, asked, wish.actor))
+        )  # fmt: skip
+        self.changed()
+        return made
 
     async def take(
         self, upload: UploadFile, wish: Wish, told: Callable[[DatasetView], dict[str, Any]], **said: Any
@@ -58,14 +87,12 @@ class DatasetRoutes:
         self.changed()
         return answer
 
-    async def drop(self, actor: Actor, ref: str) -> DatasetView:
-        """Delete; the bytes go when nothing else has them."""
-        view = await self.database.write(lambda tx: handlers.delete(tx, actor.project, ref))
+    async def drop(self, actor: Actor, ref: str, *, restorable_hours: int = 0) -> DatasetView:
+        """Delete; the bytes go later, when nothing else needs them."""
+        view = await self.database.write(
+            lambda tx: removal.delete(tx, actor.project, ref, restorable_hours=restorable_hours)
+        )
         self.changed()
-        blob = await self.database.read(lambda session: store.blob_of(session, view.id))
-        for url in {blob, view.content or blob}:
-            if not await self.database.read(lambda session, url=url: store.is_used(session, url, view.id)):
-                self.storage.delete(url)
         return view
 
 
@@ -76,9 +103,10 @@ def routes(desk: DatasetRoutes) -> APIRouter:
     writer = Depends(desk.gate.needs(Role.COMMON))
     wisher = desk.gate.wishes(Role.COMMON)
 
-    @router.post("", status_code=201)
+    @router.post("", status_code=201, openapi_extra=NAMED)
     async def upload(
-        file: UploadFile,
+        request: Request,
+        file: UploadFile | None = None,
         wish: Wish = wisher,
         name: Annotated[str | None, Form()] = None,
         stated: Annotated[DataFormat, Form(alias="format")] = "auto",
@@ -88,6 +116,8 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         notify: Annotated[str | None, Form(description="JSON: {topic, events}")] = None,
         task: Annotated[str | None, Form(description="JSON: options of the task: auto_stop_s, priority, …")] = None,
     ) -> DatasetView:
+        if file is None:
+            return DatasetView.model_validate(await desk.name(await small_body(request), wish))
         said = {"name": name} if name else {}
         made = await desk.take(
             file, wish, _view, purpose=purpose, format=stated, bad_records=bad_records, bad_ceiling=bad_ceiling,
@@ -137,91 +167,49 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         return DatasetStatistics.model_validate_json(await asyncio.to_thread(path.read_bytes))
 
     @router.delete("/{ref}")
-    async def delete(ref: str, actor: Actor = writer) -> DatasetView:
+    async def delete(ref: str, actor: Actor = writer, confirm: Literal["DELETE"] | None = None) -> DatasetView:
+        if confirm is None:
+            raise InvalidRequest(
+                "deleting a dataset cannot be undone: say confirm=DELETE", code="confirm_missing", param="confirm"
+            )
         return await desk.drop(actor, ref)
 
-    return router
+    @router.post("/{ref}/restore")
+    async def restore(ref: str, wish: Wish = wisher) -> DatasetView:
+        project = wish.actor.project
+        view = await desk.gate.once(wish, DatasetView, lambda tx: removal.restore(tx, project, ref))
+        desk.changed()
+        return view
 
+    @router.post("/{ref}/withdraw")
+    async def withdraw(ref: str, body: WithdrawRequest, wish: Wish = wisher) -> DatasetView:
+        actor = wish.actor
 
-def openai_routes(desk: DatasetRoutes) -> APIRouter:
-    """``/v1/files``."""
-    router = APIRouter(prefix="/v1/files", tags=["OpenAI"])
-    reader = Depends(desk.gate.needs(Role.READ))
-    writer = Depends(desk.gate.needs(Role.COMMON))
-    wisher = desk.gate.wishes(Role.COMMON)
+        def work(tx: Transaction) -> DatasetView:
+            return withdrawal.withdraw(tx, actor.project, ref, by=actor.user, reason=body.reason)
 
-    async def load(actor: Actor, file_id: str) -> DatasetView:
-        ref = finery_id(file_id, "ds")
-        try:
-            return await desk.database.read(lambda session: store.load(session, actor.project, ref))
-        except NotFound as fault:
-            raise NotFound(f"No such File object: {file_id}", code="file_not_found", param="id") from fault
-
-    @router.post("")
-    async def create(file: UploadFile, purpose: Annotated[str, Form()], wish: Wish = wisher) -> dict[str, Any]:
-        if purpose not in PURPOSES:
-            raise InvalidRequest(
-                f"{purpose!r} is not a purpose; use one of {', '.join(PURPOSES)}", code="invalid_purpose",
-                param="purpose",
-            )  # fmt: skip
-        return await desk.take(file, wish, file_object, purpose=purpose)
-
-    @router.get("")
-    async def list_files(
-        actor: Actor = reader,
-        limit: Annotated[int, Query(ge=1, le=10_000)] = 10_000,
-        after: str | None = None,
-        purpose: str | None = None,
-        order: Literal["asc", "desc"] = "desc",
-    ) -> dict[str, Any]:
-        found = await desk.database.read(
-            lambda session: store.list_datasets(
-                session, actor.project, purpose=purpose, limit=limit + 1, ascending=order == "asc",
-                after=finery_id(after, "ds") if after else None,
-            )
-        )  # fmt: skip
-        return openai_page([file_object(view) for view in found], limit)
-
-    @router.get("/{file_id}")
-    async def retrieve(file_id: str, actor: Actor = reader) -> dict[str, Any]:
-        return file_object(await load(actor, file_id))
-
-    @router.get("/{file_id}/content")
-    async def content(file_id: str, actor: Actor = reader) -> FileResponse:
-        view = await load(actor, file_id)
-        blob = await desk.database.read(lambda session: store.blob_of(session, view.id))
-        return FileResponse(desk.storage.path(blob), filename=view.filename, media_type="application/octet-stream")
-
-    @router.delete("/{file_id}")
-    async def delete(file_id: str, actor: Actor = writer) -> dict[str, Any]:
-        view = await load(actor, file_id)
-        await desk.drop(actor, view.id)
-        return {"id": file_id, "object": "file", "deleted": True}
+        view = await desk.gate.once(wish, DatasetView, work)
+        desk.changed()
+        return view
 
     return router
 
 
-def file_object(view: DatasetView) -> dict[str, Any]:
-    """A dataset as OpenAI's file."""
-    status = {DatasetState.UPLOADED: "uploaded", DatasetState.READY: "processed"}.get(view.state, "error")
-    return {
-        "id": openai_id(view.id, "file"),
-        "object": "file",
-        "bytes": view.size_bytes,
-        "created_at": int(view.created_at.timestamp()),
-        "expires_at": None,
-        "filename": view.filename,
-        "purpose": view.purpose,
-        "status": status,
-        "status_details": view.error.message if view.error else None,
-        "x_finery": {
-            "dataset": view.id,
-            "task": view.task,
-            "records": view.records,
-            "warnings": view.warnings,
-            "errors": view.error.details if view.error else [],
-        },
-    }
+async def small_body(request: Request) -> bytes:
+    """A body of JSON.
+
+    Raises:
+        InvalidRequest, TooLarge: it is something else, or more than a description of a source.
+    """
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise InvalidRequest("send the file as multipart, or JSON that names a source", code="file_missing",
+                             param="file")  # fmt: skip
+    found = bytearray()
+    async for piece in request.stream():
+        found += piece
+        if len(found) > MAX_NAMED_BYTES:
+            raise TooLarge(f"what names a source has at most {MAX_NAMED_BYTES:,} bytes")
+    return bytes(found)
 
 
 def _options(task: str | None, notify: str | None) -> TaskOptions:

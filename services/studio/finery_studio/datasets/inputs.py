@@ -8,6 +8,7 @@ from finery_contracts.errors import InvalidRequest
 from finery_contracts.tasks import TaskView
 from finery_kit.db import Transaction
 from finery_studio.datasets import store
+from finery_studio.datasets.withdrawal import refuse_withdrawn
 
 
 def for_use(
@@ -19,6 +20,7 @@ def for_use(
         NotFound, InvalidRequest: there is none, or it cannot be used.
     """
     view = store.load(tx.session, actor.project, ref)
+    refuse_withdrawn(view)
     if view.task is None:
         raise InvalidRequest(
             f"{view.filename} was uploaded with purpose {view.purpose}; upload it with purpose fine-tune",
@@ -30,7 +32,7 @@ def for_use(
             f"dataset {view.name} was rejected: {reason}", code="dataset_rejected", param=param,
             details=view.error.details if view.error else None,
         )  # fmt: skip
-    return view, (view.task,) if view.state is DatasetState.UPLOADED else ()
+    return view, (view.task,) if view.state.pending else ()
 
 
 def ready(tx: Transaction, task: TaskView, dataset_id: str, param: str) -> DatasetView:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from sqlalchemy import Text, or_
-from sqlmodel import Field, Session, col, select
+import json
+from typing import Any
+
+from sqlalchemy import Text
+from sqlmodel import Field, Session, col, or_, select
 
 from finery_contracts.datasets import DatasetState, DatasetView
 from finery_contracts.envelope import Event
@@ -23,6 +26,11 @@ class DatasetRow(StudioTable, table=True):
     purpose: str
     state: str = Field(index=True)
     blob: str
+    restorable_until: str | None = Field(default=None, index=True)
+    was: str | None = None
+    """The state before it was deleted."""
+    origin: str | None = Field(default=None, sa_type=Text)
+    sealed: str | None = Field(default=None, sa_type=Text)
     view: str = Field(sa_type=Text)
 
 
@@ -56,12 +64,27 @@ def blob_of(session: Session, dataset_id: str) -> str:
     return row.blob
 
 
+def row_of(session: Session, dataset_id: str) -> DatasetRow:
+    """The row of a dataset that is known to be there."""
+    row = session.get(DatasetRow, dataset_id)
+    assert row is not None
+    return row
+
+
+def json_of(text: str) -> Any:
+    """What a column of JSON holds."""
+    return json.loads(text)
+
+
 def save(tx: Transaction, view: DatasetView, fact: type[Event], *, blob: str | None = None) -> DatasetView:
     """Store it and say so."""
     row = tx.session.get(DatasetRow, view.id) or DatasetRow(
         id=view.id, project=view.project, name=view.name, purpose=view.purpose, state="", blob=blob or "", view=""
     )
+    if view.state is DatasetState.DELETED and row.state != DatasetState.DELETED:
+        row.was = row.state
     row.state, row.view = str(view.state), view.model_dump_json()
+    row.restorable_until = view.restorable_until.isoformat() if view.restorable_until else None
     tx.session.add(row)
     tx.session.flush()
     emit(tx, fact, view.id, project=view.project, version=view.version, data=view)
@@ -95,8 +118,16 @@ def content_with(tx: Transaction, project: str, sha256: str) -> list[str]:
     return [view.content for view in views if view.content is not None and view.content_sha256 == sha256]
 
 
-def is_used(session: Session, url: str, except_id: str) -> bool:
-    """True while another living dataset has the same bytes or the same canonical file."""
-    has_it = or_(col(DatasetRow.blob) == url, col(DatasetRow.view).contains(f'"content":"{url}"'))
-    query = select(DatasetRow.id).where(has_it, DatasetRow.state != DatasetState.DELETED, DatasetRow.id != except_id)
-    return session.exec(query).first() is not None
+def deleted(session: Session, project: str, ref: str) -> DatasetRow | None:
+    """The newest row of this id or name that is deleted; its bytes may still be there."""
+    query = select(DatasetRow).where(
+        DatasetRow.project == project, DatasetRow.state == DatasetState.DELETED,
+        or_(DatasetRow.id == ref, DatasetRow.name == ref),
+    )  # fmt: skip
+    return session.exec(query.order_by(col(DatasetRow.restorable_until).desc(), col(DatasetRow.id).desc())).first()
+
+
+def everything(session: Session, project: str) -> list[DatasetView]:
+    """Every dataset of a project, deleted ones too: what descends from what does not end with a deletion."""
+    query = select(DatasetRow).where(DatasetRow.project == project).order_by(col(DatasetRow.id))
+    return [DatasetView.model_validate_json(row.view) for row in session.exec(query)]

@@ -60,12 +60,17 @@ def openai_page(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:
     }
 
 
-async def _finery(_request: Request, fault: Exception) -> JSONResponse:
-    assert isinstance(fault, FineryError)
-    headers = {}
+def error_answer(fault: FineryError, **more: str) -> JSONResponse:
+    """The error in OpenAI's shape; ``more``: further headers."""
+    headers = dict(more)
     if fault.retryable or fault.retry_after_s is not None:
         headers["retry-after"] = str(math.ceil(fault.retry_after_s or 2))
     return JSONResponse(fault.as_openai(), fault.status, headers=headers)
+
+
+async def _finery(_request: Request, fault: Exception) -> JSONResponse:
+    assert isinstance(fault, FineryError)
+    return error_answer(fault)
 
 
 async def _validation(request: Request, fault: Exception) -> JSONResponse:

@@ -48,7 +48,13 @@ class Gate:
         if grant is None:
             raise Unauthorized("the API key is wrong or was revoked; make a new one with: finery keys create")
         return Actor(
-            project=grant.project, project_name=grant.project_name, user=grant.user, key=grant.key, role=grant.role
+            project=grant.project,
+            project_name=grant.project_name,
+            user=grant.user,
+            key=grant.key,
+            role=grant.role,
+            groups=grant.groups,
+            federated=grant.federated,
         )
 
     def needs(self, role: Role) -> Callable[[Request], Awaitable[Actor]]:

@@ -1,15 +1,16 @@
 """Nouns of other owners: authenticate here, ask the owner over the bus, answer what it answers."""
 
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query
+from fastapi import APIRouter, Depends, Query, Response
 from pydantic import BaseModel, RootModel
 
 from finery_contracts.access import Actor, Role
-from finery_contracts.deployments import DeployCommand, DeploymentCommand, DeploymentView, DeployRequest
-from finery_contracts.errors import FineryError
+from finery_contracts.deployments import DeployCommand, DeploymentCommand, DeploymentView, DeployRequest, ServableModel
+from finery_contracts.errors import FineryError, NotFound
 from finery_kit.bus import RPC_TIMEOUT_S
 from finery_kit.idempotency import release, reserve
 from finery_studio.edge.auth import Gate
@@ -17,6 +18,9 @@ from finery_studio.edge.wishes import Wish
 
 PageSize = Annotated[int, Query(ge=1, le=100)]
 Resolve = Callable[[DeployRequest, Actor], Awaitable[DeployCommand]]
+Servable = Callable[[str, str], Awaitable[ServableModel]]
+"""A model (reference, project) as it may be served, after its files were checked."""
+WARNING_HEADER = "X-Finery-Warning"
 
 
 class Anything(RootModel[Any]):
@@ -49,6 +53,17 @@ class Ask:
         return answer.root
 
 
+async def all_deployments(ask: Ask, actor: Actor) -> list[DeploymentView]:
+    """Every deployment of the project, page by page."""
+    found, after = list[DeploymentView](), None
+    while True:
+        answer = await ask("deployer", "list", Free({"limit": 100, "after": after}), actor)
+        found += [DeploymentView.model_validate(item) for item in answer["data"]]
+        after = answer.get("next")
+        if not answer.get("has_more") or after is None:
+            return found
+
+
 async def carried_out(gate: Gate, wish: Wish, send: Callable[[], Awaitable[Any]], *, keep: bool = True) -> Any:
     """What the owner answers to a wish. Studio remembers which request the key belongs to, so that no other route takes
     it, and the answer; without ``keep`` (it holds a secret) the owner is asked again for it.
@@ -71,14 +86,14 @@ async def carried_out(gate: Gate, wish: Wish, send: Callable[[], Awaitable[Any]]
     return await gate.settled(wish, answer) if keep else answer
 
 
-def routes(gate: Gate, ask: Ask, resolve: Resolve) -> APIRouter:
+def routes(gate: Gate, ask: Ask, resolve: Resolve, servable: Servable) -> APIRouter:
     """Deployments and bills; notifications have a file of their own."""
     router = APIRouter(prefix="/api/v1")
-    _deployments(router, gate, ask, resolve)
+    _deployments(router, gate, ask, resolve, servable)
     return router
 
 
-def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> None:
+def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve, servable: Servable) -> None:
     reader = Depends(gate.needs(Role.READ))
     writer = Depends(gate.needs(Role.COMMON))
     wisher = gate.wishes(Role.COMMON)
@@ -91,9 +106,11 @@ def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> N
         return DeploymentView.model_validate(made)
 
     @router.post("/deployments", status_code=201, tags=["deployments"])
-    async def deploy(body: DeployRequest, wish: Wish = wisher) -> DeploymentView:
+    async def deploy(body: DeployRequest, response: Response, wish: Wish = wisher) -> DeploymentView:
         async def send() -> Any:
-            return await told("create", await resolve(body, wish.actor), wish)
+            command = await resolve(body, wish.actor)
+            _warn(response, command.model.warnings)
+            return await told("create", command, wish)
 
         return DeploymentView.model_validate(await carried_out(gate, wish, send))
 
@@ -106,7 +123,12 @@ def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> N
         return DeploymentView.model_validate(await ask("deployer", "get", DeploymentCommand(deployment=ref), actor))
 
     @router.post("/deployments/{ref}/start", tags=["deployments"])
-    async def start(ref: str, wish: Wish = wisher) -> DeploymentView:
+    async def start(ref: str, response: Response, wish: Wish = wisher) -> DeploymentView:
+        found = DeploymentView.model_validate(
+            await ask("deployer", "get", DeploymentCommand(deployment=ref), wish.actor)
+        )
+        with contextlib.suppress(NotFound):  # its model was deleted meanwhile: the deployer decides
+            _warn(response, (await servable(found.model, wish.actor.project)).warnings)
         return await command("start", ref, wish)
 
     @router.post("/deployments/{ref}/stop", tags=["deployments"])
@@ -116,6 +138,11 @@ def _deployments(router: APIRouter, gate: Gate, ask: Ask, resolve: Resolve) -> N
     @router.delete("/deployments/{ref}", tags=["deployments"])
     async def delete(ref: str, actor: Actor = writer) -> DeploymentView:
         return DeploymentView.model_validate(await ask("deployer", "delete", DeploymentCommand(deployment=ref), actor))
+
+
+def _warn(response: Response, warnings: list[str]) -> None:
+    if warnings:
+        response.headers[WARNING_HEADER] = " ".join("; ".join(warnings).split()).encode("ascii", "replace").decode()
 
 
 __all__ = ["Anything", "Ask", "carried_out", "routes"]

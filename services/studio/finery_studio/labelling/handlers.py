@@ -29,6 +29,7 @@ from finery_contracts.labelling import (
 )
 from finery_kit.db import Transaction
 from finery_studio.datasets import store as dataset_store
+from finery_studio.datasets.withdrawal import refuse_withdrawn
 from finery_studio.labelling import domain, store
 from finery_studio.labelling.domain import Said
 from finery_studio.labelling.store import JudgementRow, LabellingRow
@@ -45,6 +46,7 @@ def ready(session: Session, project: str, ref: str) -> DatasetView:
         NotFound, Conflict: there is none, or it is not ready.
     """
     view = dataset_store.load(session, project, ref)
+    refuse_withdrawn(view)
     if view.state is not DatasetState.READY or view.content is None:
         raise Conflict(f"dataset {view.name} is {view.state}; wait until it is ready", code="dataset_not_ready")
     return view

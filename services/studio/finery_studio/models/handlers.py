@@ -17,6 +17,7 @@ from finery_contracts.jobs import (
     Finding,
     ImportOutput,
     ImportSpec,
+    MergeOutput,
     TaskKind,
     TuneOutput,
     ValidateOutput,
@@ -24,8 +25,8 @@ from finery_contracts.jobs import (
 )
 from finery_contracts.models import (
     ModelCreated,
-    ModelDeleted,
     ModelExpiresSoon,
+    ModelFlagged,
     ModelInvalid,
     ModelPublished,
     ModelReady,
@@ -35,11 +36,13 @@ from finery_contracts.models import (
 from finery_contracts.retention import Retention
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
-from finery_studio.models import domain, store, support
+from finery_studio.datasets.withdrawal import inherited
+from finery_studio.models import domain, removal, store, support, versions
 from finery_studio.models.gallery import entry_named
 from finery_studio.models.requests import ImportRequest, NewModel, ValidateRequest, asked_for
 from finery_studio.models.sources import source_of
 from finery_studio.projects.domain import check_name
+from finery_studio.removal.store import let_go
 from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, SpecMaker, submit
 
@@ -65,7 +68,8 @@ class ModelDesk:
         task_id = new_id("task")
         view = ModelView(
             id=new_id("mdl"), project=actor.project, name=new.name, description=new.description,
-            state=ModelState.IMPORTING, version=1, created_by=actor.user, created_at=tx.now,
+            number=store.next_number(tx.session, actor.project, new.name), state=ModelState.IMPORTING, version=1,
+            created_by=actor.user, created_at=tx.now,
             family=entry.family if entry else None, gallery=new.gallery, tasks=[task_id],
             max_length=entry.max_length if entry else 4096, quantisation=support.quantised_as(entry),
         )  # fmt: skip
@@ -131,11 +135,12 @@ class ModelDesk:
         return ImportSpec.model_validate({k: v for k, v in task.request.items() if k not in ("model", "validate")})
 
     def on_import_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
-        """The weights are there, or not."""
+        """The weights are there, or not; imported or merged."""
         view = store.held(tx, task.request["model"])
         if view is None:
+            let_go(tx, task.project, [f"{task.artefact}/out" if task.artefact else None])
             return {}
-        if task.state is not TaskState.SUCCEEDED or not isinstance(task.output, ImportOutput):
+        if task.state is not TaskState.SUCCEEDED or not isinstance(task.output, ImportOutput | MergeOutput):
             self._invalid(tx, view, task)
             return {}
         came = task.output
@@ -146,7 +151,9 @@ class ModelDesk:
         }  # fmt: skip
         view = view.model_copy(update=arrived)
         if not task.request["validate"]:
-            store.save(tx, store.changed(view, state=ModelState.READY), ModelReady)
+            ready = store.save(tx, store.changed(view, state=ModelState.READY), ModelReady)
+            if task.request.get("promote"):
+                versions.promote(tx, ready)
             return {}
         validation = self._submit_validation(tx, view, task)
         return {"validation": validation}
@@ -171,7 +178,9 @@ class ModelDesk:
         if task.state is TaskState.SUCCEEDED and isinstance(task.output, ValidateOutput):
             form = support.found_by_validation(task.output.facts, said=view.quantisation)
             ready = store.changed(view, state=ModelState.READY, findings=task.output.findings, quantisation=form)
-            store.save(tx, ready, ModelReady)
+            ready = store.save(tx, ready, ModelReady)
+            if task.request.get("promote"):
+                versions.promote(tx, ready)
         elif view.state is ModelState.VALIDATING:
             self._invalid(tx, view, task)
         return {}
@@ -189,27 +198,25 @@ class ModelDesk:
         publish, wanted = bool(request.get("publish")), request.get("output")
         if wanted and store.find(tx.session, task.project, wanted) is not None:  # taken since the submit
             wanted = f"{wanted[:55]}-{short}"
+        name = wanted or f"{suffix or 'tuned'}-{short}"
+        number = store.next_number(tx.session, task.project, name)
         view = ModelView(
-            id=model_id, project=task.project, name=wanted or f"{suffix or 'tuned'}-{short}",
-            state=ModelState.READY, version=1, created_by=task.created_by, created_at=tx.now, family=base.family,
+            id=model_id, project=task.project, name=name, number=number, state=ModelState.READY,
+            version=1, created_by=task.created_by, created_at=tx.now, family=base.family,
             gallery=base.gallery, base=base.id, weights=base.weights, adapter=f"{task.artefact}/out/adapter",
             openai_name=f"ft:{base.gallery or base.name}:{request['project_name']}:{suffix}:{short}",
             parameters=base.parameters, max_length=base.max_length, tasks=[task.id], published=publish,
             expires_at=None if publish else tx.now + timedelta(days=self.retention.temporary_model_days),
             lineage={k: request[k] for k in ("dataset", "validation") if request.get(k)} | {"task": task.id},
         )  # fmt: skip
-        store.save(tx, view, ModelPublished if publish else ModelReady)
+        view = store.save(tx, view, ModelPublished if publish else ModelReady)
+        if withdrawn := inherited(tx, task.project, view.id):
+            view = store.save(tx, store.changed(view, withdrawn_inputs=withdrawn), ModelFlagged)
         return {"model": view.id, "model_name": view.openai_name or view.name}
 
     def publish(self, tx: Transaction, project: str, ref: str, name: str | None) -> ModelView:
         """Keep a temporary model for good."""
-        view = store.mine(tx, project, ref)
-        if view.published:
-            raise Conflict(f"model {view.name} is published already", code="already_published")
-        if name is not None and store.find(tx.session, project, check_name(name, model=True)) is not None:
-            raise Conflict(f"there is a model named {name} already", code="name_taken", param="name")
-        kept = store.changed(view, published=True, expires_at=None, notices=[], name=name or view.name)
-        return store.save(tx, kept, ModelPublished)
+        return versions.publish(tx, project, ref, name)
 
     # --- use and removal ----------------------------------------------------------------------------------------
 
@@ -236,18 +243,12 @@ class ModelDesk:
             adapter=view.adapter, max_length=view.max_length,
         )  # fmt: skip
 
-    def delete(self, tx: Transaction, project: str, ref: str, served_by: list[str]) -> ModelView:
+    def delete(
+        self, tx: Transaction, project: str, ref: str, served_by: list[str], *, restorable: bool = False
+    ) -> ModelView:
         """It can no longer be named (SPEC MO7); refused while something refers to it, with the names."""
-        view = store.mine(tx, project, ref)
-        users = task_store.users_of(tx.session, project, view.id)
-        heirs = store.built_on(tx.session, project, view.id)
-        refs = [*users, *heirs, *served_by]
-        if refs:
-            raise Conflict(
-                f"model {view.name} is in use by {', '.join(refs)}; end or delete them first",
-                code="in_use", details=[{"used_by": name} for name in refs],
-            )  # fmt: skip
-        return store.save(tx, store.changed(view, state=ModelState.DELETED), ModelDeleted)
+        hours = self.retention.restore_hours if restorable else 0
+        return removal.delete(tx, project, ref, served_by, restorable_hours=hours)
 
     def expire(self, tx: Transaction) -> None:
         """Temporary models go when their time is over, unless an unfinished task uses them; notices come before."""
@@ -255,7 +256,7 @@ class ModelDesk:
         for view in store.expiring(tx, within=timedelta(days=max(days, default=0))):
             if domain.is_over(view, tx.now):
                 if not task_store.users_of(tx.session, view.project, view.id):
-                    store.save(tx, store.changed(view, state=ModelState.DELETED), ModelDeleted)
+                    removal.let_model_go(tx, view)
                 continue
             given = domain.notices_due(view, days, tx.now)
             if given:
@@ -282,8 +283,9 @@ class ModelDesk:
             kind="validate", model=view.id, pool=cause.pool, flavour=cause.flavour, priority=cause.priority,
             notify=cause.notify,
         )  # fmt: skip
+        promote = {"promote": True} if cause.request.get("promote") else {}
         new = NewTask(
-            TaskKind.VALIDATE, f"validate-{view.name}", {"model": view.id}, options, task_id=task_id,
+            TaskKind.VALIDATE, f"validate-{view.name}", {"model": view.id, **promote}, options, task_id=task_id,
             result={"model": view.id}, follows=True,
         )  # fmt: skip
         submit(tx, new, actor, self.specs)

@@ -1,24 +1,27 @@
 """Routes of models: our own surface and OpenAI's."""
 
 from collections.abc import Awaitable, Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query
 from pydantic import Field
+from sqlmodel import Session
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import DeploymentView
+from finery_contracts.errors import Conflict, InvalidRequest
 from finery_contracts.model import Request
 from finery_contracts.models import ModelState, ModelView
 from finery_contracts.options import TaskOptions
 from finery_contracts.tasks import NotifyChoice
-from finery_kit.db import Database
+from finery_kit.db import Database, Transaction
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
-from finery_studio.models import gallery_http, store
+from finery_studio.models import gallery_http, lineage, removal, store, versions
 from finery_studio.models.handlers import ModelDesk
-from finery_studio.models.requests import NewModel, Source
+from finery_studio.models.publication import Publisher
+from finery_studio.models.requests import NewModel, PublishRequest, Source
 
 ListDeployments = Callable[[Actor], Awaitable[list[DeploymentView]]]
 
@@ -34,28 +37,35 @@ class ModelRequest(Request):
     task: TaskOptions = Field(default=TaskOptions(), description="options of its import: auto_stop_s, priority, …")
 
 
-class PublishRequest(Request):
-    """Keep a temporary model."""
-
-    name: str | None = None
-
-
 class ModelRoutes:
     """What both surfaces need."""
 
     def __init__(
         self, gate: Gate, database: Database, desk: ModelDesk, deployments: ListDeployments,
-        changed: Callable[[], None],
+        changed: Callable[[], None], publisher: Publisher,
     ) -> None:  # fmt: skip
-        self.gate, self.database, self.desk = gate, database, desk
+        self.gate, self.database, self.desk, self.publisher = gate, database, desk, publisher
         self.deployments, self.changed = deployments, changed
 
-    async def drop(self, actor: Actor, ref: str) -> ModelView:
-        """Delete unless something refers to it; named deployments count, trials do not."""
+    async def drop(self, actor: Actor, ref: str, *, restorable: bool) -> ModelView:
+        """Delete one version unless something refers to it; named deployments count, trials do not.
+
+        Raises:
+            Conflict: ``several_versions``: a bare name that several versions have; ``in_use``, with the names.
+        """
         view = await self.database.read(lambda session: store.load(session, actor.project, ref))
+        there = await self.database.read(lambda session: store.versions(session, actor.project, view.name))
+        if ref == view.name and len(there) > 1:
+            named = [f"{found.name}@{found.number}" for found in there]
+            raise Conflict(
+                f"{view.name} has {len(named)} versions; delete each by its own name: {', '.join(named)}",
+                code="several_versions", details=[{"version": name} for name in named],
+            )  # fmt: skip
         living = [d for d in await self.deployments(actor) if d.model == view.id and not d.trial]
         served = [f"deployment {d.name}" for d in living]
-        gone = await self.database.write(lambda tx: self.desk.delete(tx, actor.project, view.id, served))
+        gone = await self.database.write(
+            lambda tx: self.desk.delete(tx, actor.project, view.id, served, restorable=restorable)
+        )
         self.changed()
         return gone
 
@@ -103,16 +113,51 @@ def routes(desk: ModelRoutes) -> APIRouter:
 
     @router.post("/models/{ref}/publish")
     async def publish(ref: str, body: PublishRequest, wish: Wish = wisher) -> ModelView:
-        project = wish.actor.project
-        view = await desk.gate.once(wish, ModelView, lambda tx: desk.desk.publish(tx, project, ref, body.name))
+        view = await desk.publisher.publish(desk.gate, wish, ref, body)
         desk.changed()
         return view
 
     @router.delete("/models/{ref}")
-    async def delete(ref: str, actor: Actor = writer) -> ModelView:
-        return await desk.drop(actor, ref)
+    async def delete(ref: str, actor: Actor = writer, confirm: Literal["DELETE"] | None = None) -> ModelView:
+        if confirm is None:
+            raise InvalidRequest(
+                "deleting a model cannot be undone: say confirm=DELETE", code="confirm_missing", param="confirm"
+            )
+        return await desk.drop(actor, ref, restorable=False)
 
+    version_routes(router, desk)
     return router
+
+
+def version_routes(router: APIRouter, desk: ModelRoutes) -> None:
+    """Versions of a name, what came of what, and the way back from a deletion."""
+    reader = Depends(desk.gate.needs(Role.READ))
+    wisher = desk.gate.wishes(Role.COMMON)
+
+    async def once(wish: Wish, work: Callable[[Transaction, str], ModelView]) -> ModelView:
+        view = await desk.gate.once(wish, ModelView, lambda tx: work(tx, wish.actor.project))
+        desk.changed()
+        return view
+
+    @router.get("/models/{ref}/versions")
+    async def list_versions(ref: str, actor: Actor = reader) -> dict[str, Any]:
+        def read(session: Session) -> list[ModelView]:
+            return store.versions(session, actor.project, store.load(session, actor.project, ref).name)
+
+        found = await desk.database.read(read)
+        return page(found, len(found))
+
+    @router.post("/models/{ref}/current")
+    async def make_current(ref: str, wish: Wish = wisher) -> ModelView:
+        return await once(wish, lambda tx, project: versions.make_current(tx, project, ref))
+
+    @router.post("/models/{ref}/restore")
+    async def restore(ref: str, wish: Wish = wisher) -> ModelView:
+        return await once(wish, lambda tx, project: removal.restore(tx, project, ref))
+
+    @router.get("/models/{ref}/lineage")
+    async def lineage_of(ref: str, actor: Actor = reader) -> lineage.Lineage:
+        return await desk.database.read(lambda session: lineage.lineage_of(session, actor.project, ref))
 
 
 def openai_routes(desk: ModelRoutes) -> APIRouter:
@@ -128,7 +173,7 @@ def openai_routes(desk: ModelRoutes) -> APIRouter:
         views = await desk.database.read(lambda s: store.list_models(s, actor.project, limit=10_000))
         for view in reversed(views):
             if view.state is ModelState.READY:
-                name = view.openai_name or view.name
+                name = view.openai_name or store.address_of(view)
                 found[name] = _object(name, int(view.created_at.timestamp()), actor.project_name)
         for deployment in await desk.deployments(actor):
             if not deployment.trial:
@@ -150,7 +195,7 @@ def openai_routes(desk: ModelRoutes) -> APIRouter:
 
     @router.delete("/{name:path}")
     async def delete(name: str, actor: Actor = writer) -> dict[str, Any]:
-        await desk.drop(actor, name)
+        await desk.drop(actor, name, restorable=True)
         return {"id": name, "object": "model", "deleted": True}
 
     return router

@@ -60,6 +60,25 @@ class ValidateRequest(TaskOptions):
     model: str
 
 
+class PublishRequest(Request):
+    """Keep what a tuning left: its final weights or those of a kept checkpoint, as an adapter or merged."""
+
+    name: str | None = Field(default=None, description="default: the name it has, or one made of it")
+    step: int | None = Field(default=None, ge=0, description="of a kept checkpoint; default: the final weights")
+    form: Literal["adapter", "merged"] = "adapter"
+    new_version: bool = Field(default=False, description="the name is in use: become its next, current version")
+
+
+class MergeRequest(TaskOptions):
+    """``POST /api/v1/tasks`` with kind merge: the same as publishing it merged."""
+
+    kind: Literal["merge"]
+    model: str = Field(description="a tuned model")
+    output: str | None = Field(default=None, description="name of the model that is made")
+    step: int | None = Field(default=None, ge=0)
+    new_version: bool = False
+
+
 def asked_for(new: NewModel) -> ImportRequest:
     """The same wish, as ``POST /api/v1/tasks`` takes it."""
     source = {name: value for name, value in (("gallery", new.gallery), ("path", new.path)) if value is not None}

@@ -1,10 +1,13 @@
-"""Where models lie."""
+"""Where models lie. Versions of one name are rows of their own: ``name`` holds what a row is found by.
+
+That is the bare name for the current version and ``name@number`` for every other one.
+"""
 
 from __future__ import annotations
 
 from datetime import timedelta
 
-from sqlalchemy import Index, Text, text
+from sqlalchemy import Index, Text, func, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, col, or_, select
 
@@ -31,18 +34,32 @@ class ModelRow(StudioTable, table=True):
     openai_name: str | None = Field(default=None, index=True)
     state: str
     expires_at: str | None = Field(default=None, index=True)
+    series: str | None = Field(default=None, index=True)
+    """The bare name; rows of before there were versions have none."""
+    number: int = Field(default=1)
+    signed: bool = Field(default=False, index=True)
+    restorable_until: str | None = Field(default=None, index=True)
+    was: str | None = None
+    """The state before it was deleted."""
     view: str = Field(sa_type=Text)
 
 
 def find(session: Session, project: str, ref: str) -> ModelView | None:
-    """By id, name or ft: name."""
+    """By id, name, name@number or ft: name."""
     query = select(ModelRow).where(
         ModelRow.project == project,
         ModelRow.state != ModelState.DELETED,
         or_(ModelRow.id == ref, ModelRow.name == ref, ModelRow.openai_name == ref),
     )
     row = session.exec(query.order_by(col(ModelRow.id).desc())).first()
-    return ModelView.model_validate_json(row.view) if row else None
+    return ModelView.model_validate_json(row.view) if row else _numbered(session, project, ref)
+
+
+def _numbered(session: Session, project: str, ref: str) -> ModelView | None:
+    """The current version, when somebody says its number, too."""
+    name, _, number = ref.rpartition("@")
+    current = find(session, project, name) if name and "@" not in name and number.isdecimal() else None
+    return current if current is not None and current.name == name and str(current.number) == number else None
 
 
 def load(session: Session, project: str, ref: str) -> ModelView:
@@ -80,7 +97,11 @@ def save(tx: Transaction, view: ModelView, fact: type[Event]) -> ModelView:
         Conflict: somebody else took the name in the same moment.
     """
     row = tx.session.get(ModelRow, view.id) or ModelRow(id=view.id, project=view.project, name="", state="", view="")
-    row.name, row.openai_name, row.state = view.name, view.openai_name, str(view.state)
+    if view.state is ModelState.DELETED and row.state != ModelState.DELETED:
+        row.was = row.state
+    row.name, row.openai_name, row.state = address_of(view), view.openai_name, str(view.state)
+    row.series, row.number, row.signed = view.name, view.number, view.certificate is not None
+    row.restorable_until = view.restorable_until.isoformat() if view.restorable_until else None
     row.expires_at = view.expires_at.isoformat() if view.expires_at else None
     row.view = view.model_dump_json()
     tx.session.add(row)
@@ -90,6 +111,55 @@ def save(tx: Transaction, view: ModelView, fact: type[Event]) -> ModelView:
         raise Conflict(f"there is a model named {view.name} already", code="name_taken", param="name") from fault
     emit(tx, fact, view.id, project=view.project, version=view.version, data=view)
     return view
+
+
+def address_of(view: ModelView) -> str:
+    """What this version is found by."""
+    return view.name if view.current else f"{view.name}@{view.number}"
+
+
+def next_number(session: Session, project: str, name: str) -> int:
+    """One more than any version of this name has ever had, so that ``name@2`` never means something else."""
+    last = session.exec(
+        select(func.max(ModelRow.number)).where(
+            ModelRow.project == project, or_(ModelRow.series == name, ModelRow.name == name)
+        )
+    ).first()
+    return (last or 0) + 1
+
+
+def versions(session: Session, project: str, name: str) -> list[ModelView]:
+    """The living versions of a name, newest first."""
+    query = select(ModelRow).where(
+        ModelRow.project == project, ModelRow.state != ModelState.DELETED,
+        or_(ModelRow.series == name, ModelRow.name == name),
+    )  # fmt: skip
+    rows = session.exec(query.order_by(col(ModelRow.number).desc()))
+    return [ModelView.model_validate_json(row.view) for row in rows]
+
+
+def deleted(session: Session, project: str, ref: str) -> ModelRow | None:
+    """The newest row of this id, name or ft: name that is deleted; its files may still be there."""
+    name, _, number = ref.rpartition("@")
+    exact = (ModelRow.series == name) & (ModelRow.number == int(number)) if number.isdecimal() and name else False
+    query = select(ModelRow).where(
+        ModelRow.project == project, ModelRow.state == ModelState.DELETED,
+        or_(ModelRow.id == ref, ModelRow.name == ref, ModelRow.openai_name == ref, exact),
+    )  # fmt: skip
+    return session.exec(query.order_by(col(ModelRow.restorable_until).desc(), col(ModelRow.id).desc())).first()
+
+
+def unsigned(session: Session, *, limit: int = 20) -> list[ModelView]:
+    """Ready models without a certificate, oldest first."""
+    query = select(ModelRow).where(col(ModelRow.signed).is_(False), ModelRow.state == ModelState.READY)
+    rows = session.exec(query.order_by(col(ModelRow.id)).limit(limit))
+    return [ModelView.model_validate_json(row.view) for row in rows]
+
+
+def everything(session: Session, project: str) -> list[ModelView]:
+    """Every model of a project, deleted ones too: what descends from what does not end with a deletion."""
+    query = select(ModelRow).where(ModelRow.project == project).order_by(col(ModelRow.id))
+    return [ModelView.model_validate_json(row.view) for row in session.exec(query)]
 
 
 def changed(view: ModelView, **changes: object) -> ModelView:

@@ -16,7 +16,7 @@ from finery_contracts.jobs import TaskKind
 
 SERVED = 10**9
 """What one slot adds to what a project with share 1 was served; with share 2 it adds half of it, and so on."""
-TOGETHER = (frozenset({TaskKind.IMPORT, TaskKind.VALIDATE}),)
+TOGETHER = (frozenset({TaskKind.IMPORT, TaskKind.VALIDATE, TaskKind.MERGE}),)
 """Kinds that the same workers do, and that therefore stand in one queue."""
 
 Rank = tuple[int, str]

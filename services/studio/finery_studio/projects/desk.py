@@ -6,14 +6,16 @@ import asyncio
 import base64
 import hashlib
 import hmac
+import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 
 import nats.errors
 from nats.js import JetStreamContext
 from nats.js.errors import APIError
+from pydantic import Field
 
 from finery_contracts.access import Actor, ProjectCreated, ProjectView, Role
 from finery_contracts.errors import Conflict, NotFound
@@ -37,6 +39,7 @@ class KeyView(Record):
     project: str
     user: str
     role: Role
+    groups: list[str] = Field(default_factory=list)
     description: str
     hint: str
     created_at: UtcTime
@@ -70,7 +73,7 @@ class KeyDesk:
 
     def add_key(
         self, tx: Transaction, project: str, user: str, *, role: Role, description: str, secret: str | None = None,
-        asked: Asked | None = None,
+        asked: Asked | None = None, groups: Sequence[str] = (),
     ) -> KeyView:  # fmt: skip
         """A new key; only its keyed hash is stored.
 
@@ -83,6 +86,7 @@ class KeyDesk:
         row = store.KeyRow(
             id=key_id, project=project, user=user, role=str(role), description=description,
             hint=f"{secret[:6]}…{secret[-4:]}", hash=key_hash(self.secret, secret), created_at=tx.now.isoformat(),
+            groups=json.dumps(sorted(set(groups))),
         )  # fmt: skip
         tx.session.add(row)
         return key_view(row).model_copy(update={"secret": secret})
@@ -152,4 +156,5 @@ async def keep_telling(tell: Callable[[], Awaitable[None]]) -> None:
 
 def key_view(row: store.KeyRow) -> KeyView:
     """The key as it is shown."""
-    return KeyView.model_validate(row.model_dump(exclude={"hash", "told", "revoked"}))
+    shown = row.model_dump(exclude={"hash", "told", "revoked", "groups"})
+    return KeyView.model_validate({**shown, "groups": json.loads(row.groups)})

@@ -2,7 +2,7 @@
 
 from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends
 from pydantic import Field
@@ -32,6 +32,9 @@ class KeyRequest(Request):
     description: str = Field(default="", max_length=256)
     role: Role = Role.FULL
     user: str | None = Field(default=None, max_length=64, description="default: yourself")
+    groups: list[Annotated[str, Field(min_length=1, max_length=64)]] = Field(
+        default_factory=list, max_length=20, description="what grants may name instead of the user; for the role full"
+    )
 
 
 class NewProject(Record):
@@ -84,12 +87,12 @@ def routes(gate: Gate, database: Database, desk: KeyDesk, changed: Callable[[], 
     @router.post("/keys", status_code=201)
     async def add_key(body: KeyRequest, wish: Wish = key_maker) -> KeyView:
         actor = wish.actor
-        _check_may_make(actor, body.role, body.user)
+        _check_may_make(actor, body.role, body.user, groups=body.groups)
 
         def add(tx: Transaction) -> KeyView:
             return desk.add_key(
                 tx, actor.project, body.user or actor.user, role=body.role, description=body.description,
-                asked=wish.asked,
+                asked=wish.asked, groups=body.groups,
             )  # fmt: skip
 
         made = await gate.once(wish, KeyView, add, keep=KeyView.without_secret)
@@ -118,14 +121,14 @@ def _project_again(desk: KeyDesk, kept: Any, wish: Wish) -> dict[str, Any]:
 
 def _key_again(desk: KeyDesk, kept: Any, wish: Wish) -> dict[str, Any]:
     view = KeyView.model_validate(kept)
-    _check_may_make(wish.actor, view.role, view.user)
+    _check_may_make(wish.actor, view.role, view.user, groups=view.groups)
     return desk.revealed(view, wish.asked).model_dump(mode="json")
 
 
-def _check_may_make(actor: Actor, role: Role, user: str | None) -> None:
+def _check_may_make(actor: Actor, role: Role, user: str | None, *, groups: list[str]) -> None:
     """Nobody makes a key that may do more than their own, nor one for somebody else without being an owner."""
     check_role(actor.role, role)
-    if user not in (None, actor.user):
+    if user not in (None, actor.user) or groups:
         check_role(actor.role, Role.FULL)
     if role is Role.OPERATOR:
         raise InvalidRequest("an operator's key is made with the installation", code="role_not_offered", param="role")

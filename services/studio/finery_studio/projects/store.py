@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 from sqlalchemy import update
 from sqlmodel import Field, Session, col, select
 
@@ -32,6 +34,7 @@ class KeyRow(StudioTable, table=True):
     created_at: str
     revoked: bool = False
     told: bool = Field(default=False, index=True)
+    groups: str = "[]"
 
 
 def projects(session: Session) -> list[ProjectRow]:
@@ -72,4 +75,7 @@ def grant_of_hash(session: Session, hashed: str) -> KeyGrant | None:
 
 def grant_of(row: KeyRow, project_name: str) -> KeyGrant:
     """The grant of a row."""
-    return KeyGrant(key=row.id, project=row.project, project_name=project_name, user=row.user, role=Role(row.role))
+    return KeyGrant(
+        key=row.id, project=row.project, project_name=project_name, user=row.user, role=Role(row.role),
+        groups=json.loads(row.groups),
+    )  # fmt: skip

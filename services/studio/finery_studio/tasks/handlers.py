@@ -51,6 +51,8 @@ class TaskDesk:
     wake_relay: Callable[[], None]
     ring: Callable[[], None]
     choose: Callable[[Transaction, ClaimRequest], store.TaskRow | None] = next_task
+    fill: Callable[[Transaction, Claim], Claim] = lambda tx, claim: claim
+    """Adds to a claim what is kept nowhere else: neither with the task nor with the answer that may be told again."""
 
     # --- what workers say ---------------------------------------------------------------------------------------
 
@@ -64,8 +66,10 @@ class TaskDesk:
     def claim(self, tx: Transaction, request: ClaimRequest) -> ClaimAnswer:
         """The best waiting task; the same request id gets the same answer."""
         given = tx.session.get(store.ClaimRow, request.request_id)
-        if given is not None:
-            return ClaimAnswer.model_validate_json(given.answer)
+        answer = ClaimAnswer.model_validate_json(given.answer) if given is not None else self._take(tx, request)
+        return answer if answer.claim is None else ClaimAnswer(claim=self.fill(tx, answer.claim))
+
+    def _take(self, tx: Transaction, request: ClaimRequest) -> ClaimAnswer:
         row = self.choose(tx, request)
         if row is None:
             return ClaimAnswer()

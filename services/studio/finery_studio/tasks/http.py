@@ -19,14 +19,15 @@ from finery_contracts.streams import LOGS, METRICS, log_subject, metric_subject
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import Storage
-from finery_studio.datasets.handlers import IngestRequest, ingest_again
+from finery_studio.datasets.handlers import DatasetDesk, IngestRequest
 from finery_studio.datasets.preparing import CountRequest, PrepareRequest, PreparingDesk
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.events.streams import Stored
 from finery_studio.labelling.judging import JudgeRequest, Judging
-from finery_studio.models.requests import ImportRequest, ValidateRequest
+from finery_studio.models.publication import Publisher
+from finery_studio.models.requests import ImportRequest, MergeRequest, ValidateRequest
 from finery_studio.pools.queue import told
 from finery_studio.tasks import listing, store
 from finery_studio.tasks.handlers import TaskDesk
@@ -49,7 +50,9 @@ class TaskRoutes:
     tasks: TaskDesk
     tuning: TuningDesk
     preparing: PreparingDesk
+    publisher: Publisher
     read_subject: ReadSubject
+    datasets: DatasetDesk
 
     async def submit(self, body: dict[str, Any], wish: Wish) -> TaskView:
         """Validate by kind, then store."""
@@ -77,7 +80,8 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
         "judge": (JudgeRequest, Judging(desk.tuning.models).judge),
         "validate": (ValidateRequest, desk.tuning.validate),
         "import": (ImportRequest, desk.tuning.models.imports),
-        "ingest": (IngestRequest, partial(ingest_again, specs=desk.tasks.specs)),
+        "merge": (MergeRequest, desk.publisher.merge),
+        "ingest": (IngestRequest, desk.datasets.ingest),
     }
     if not isinstance(kind, str) or kind not in makers:
         raise InvalidRequest(f"say what it is to do: kind is one of {', '.join(makers)}", param="kind")

@@ -1,0 +1,1 @@
+"""Connections: object stores and databases that a project has registered."""

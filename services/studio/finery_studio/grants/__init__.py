@@ -1,0 +1,1 @@
+"""Grants: what Finery may do on a user's behalf."""

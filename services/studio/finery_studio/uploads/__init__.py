@@ -1,0 +1,1 @@
+"""Uploads: bytes that come in pieces and survive whatever happens in between."""

@@ -1,0 +1,123 @@
+"""Where data comes from, through the whole house: an event names an object store; a large file comes in pieces."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import httpx
+import pytest
+from moto.server import ThreadedMotoServer
+from nats.aio.client import Client
+
+from finery.client import Finery
+from finery.resources import uploads
+from finery.transport import Transport
+from finery_contracts.inbound import TASK_REQUESTED
+from tests.flows.conftest import ended
+
+LINE = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
+KEYS = {"access_key": "AKIAEXAMPLE", "secret_key": "s3cr3t-of-the-lake"}
+
+
+@pytest.fixture
+def near(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator lets data come from loopback; asked for before the house is built."""
+    monkeypatch.setenv("FINERY_SOURCES_ALLOW_NETWORKS", "127.0.0.0/8")
+
+
+@pytest.fixture
+def lake(near: None) -> Iterator[str]:
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    url = "http://{}:{}".format(*server.get_host_and_port())
+    client = boto3.client(
+        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id=KEYS["access_key"],
+        aws_secret_access_key=KEYS["secret_key"],
+    )  # fmt: skip
+    client.create_bucket(Bucket="lake")
+    for name in ("b", "a"):
+        client.put_object(Bucket="lake", Key=f"day/{name}.jsonl", Body=LINE)
+    client.close()
+    yield url
+    server.stop()
+
+
+@pytest.fixture
+async def bus(lake: str, api: httpx.AsyncClient) -> AsyncIterator[Client]:
+    client = Client()
+    await client.connect(api.ready.nats_url)  # type: ignore[attr-defined]
+    yield client
+    await client.close()
+
+
+async def test_an_event_that_names_an_object_store_ends_in_a_dataset(
+    lake: str, api: httpx.AsyncClient, bus: Client
+) -> None:
+    project = api.ready.project  # type: ignore[attr-defined]
+    store = {"kind": "s3", "name": "lake", "endpoint": lake, **KEYS}
+    assert (await api.post("/api/v1/connections", json=store)).status_code == 201
+    grant = {"action": "read", "resource": "s3://lake/day", "target": {"kind": "user", "name": "event:warehouse"}}
+    assert (await api.post("/api/v1/grants", json=grant)).status_code == 201
+    facts = await bus.subscribe(f"finery.evt.{project}.dataset.>")
+    data = {"kind": "ingest", "source": "s3://lake/day", "output": "today"}
+    event = {"specversion": "1.0", "id": "n1", "source": "warehouse", "type": TASK_REQUESTED, "data": data}
+
+    for _ in range(2):
+        await bus.publish(f"finery.in.{project}.data", json.dumps(event).encode())
+    await bus.flush()
+
+    said = list[dict[str, Any]]()
+    async with asyncio.timeout(30):
+        async for message in facts.messages:
+            said.append(json.loads(message.data)["data"])
+            if said[-1]["state"] in ("ready", "rejected"):
+                break
+    assert [one["state"] for one in said] == ["fetching", "ready"]
+    lines = "".join(f"{hashlib.sha256(LINE).hexdigest()}  {name}.jsonl\n" for name in ("a", "b"))
+    assert (said[-1]["name"], said[-1]["size_bytes"]) == ("today", 2 * len(LINE))
+    assert said[-1]["sha256"] == hashlib.sha256(lines.encode()).hexdigest()
+    home = Path(api.ready.home)  # type: ignore[attr-defined]
+    told = [path for path in home.rglob("*") if path.is_file() and KEYS["secret_key"].encode() in path.read_bytes()]
+    assert told == []
+
+
+async def test_a_large_file_survives_a_line_that_breaks(
+    api: httpx.AsyncClient, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "large.jsonl"
+    file.write_bytes(LINE * 120_000)
+    monkeypatch.setattr(uploads, "PIECE", 1 << 20)
+    told = list[tuple[int, int]]()
+    broken = list[int]()
+    send = Transport.send
+
+    def breaks(self: Transport, method: str, path: str, **said: Any) -> httpx.Response:
+        if method == "PATCH" and len(told) >= 3 and not broken:
+            broken.append(1)
+            raise BrokenPipeError(32, "the line is cut")
+        return send(self, method, path, **said)
+
+    def first() -> None:
+        with Finery(api.ready.url, api.ready.api_key) as finery:  # type: ignore[attr-defined]
+            finery.datasets.upload(file, told=lambda come, every: told.append((come, every)))
+
+    def second() -> tuple[Any, int]:
+        with Finery(api.ready.url, api.ready.api_key) as finery:  # type: ignore[attr-defined]
+            begun = finery.uploads.unfinished(file)
+            assert begun is not None
+            return finery.datasets.resume(file), begun.offset
+
+    monkeypatch.setattr(Transport, "send", breaks)
+    with pytest.raises(BrokenPipeError):
+        await asyncio.to_thread(first)
+    made, offset = await asyncio.to_thread(second)
+    await ended(api, made.task)
+    assert offset == 3 << 20
+    assert made.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+    assert (await api.get(f"/api/v1/datasets/{made.id}")).json()["state"] == "ready"
