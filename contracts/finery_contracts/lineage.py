@@ -1,8 +1,10 @@
-"""The picture of what a dataset comes from and what came of it."""
+"""The picture of what a dataset or model comes from and what came of it."""
 
 from __future__ import annotations
 
 from typing import Literal
+
+from pydantic import Field
 
 from finery_contracts.model import Record
 
@@ -14,7 +16,9 @@ class LineageNode(Record):
     noun: Literal["dataset", "task", "model"]
     name: str
     state: str
-    content_sha256: str | None = None
+    number: int | None = Field(default=None, description="which version of its name a model is")
+    content_sha256: str | None = Field(default=None, description="of a dataset")
+    withdrawn: bool = Field(default=False, description="it was withdrawn, or descends from something that was")
 
 
 class LineageEdge(Record):
@@ -25,10 +29,10 @@ class LineageEdge(Record):
     role: str
 
 
-class DatasetGraph(Record):
-    """Up and down from one dataset; ``complete`` is false when the picture had to be cut."""
+class Lineage(Record):
+    """Up and down from one dataset or model, over any number of steps."""
 
-    dataset: str
+    of: str = Field(description="id of what was asked about")
     nodes: list[LineageNode]
     edges: list[LineageEdge]
-    complete: bool = True
+    complete: bool = Field(default=True, description="false: there is more than one picture holds; the nearest is here")

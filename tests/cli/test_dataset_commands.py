@@ -39,7 +39,7 @@ class Installation:
             nodes = [{"id": "ds_1", "noun": "dataset", "name": "raw", "state": "ready"}]
             nodes += [{"id": "ds_2", "noun": "dataset", "name": "clean", "state": "ready"}]
             edges = [{"source": "ds_1", "target": "ds_2", "role": "source"}]
-            return httpx.Response(200, json={"dataset": "ds_2", "nodes": nodes, "edges": edges})
+            return httpx.Response(200, json={"of": "ds_2", "nodes": nodes, "edges": edges, "complete": False})
         if request.method == "POST":
             self.asked.append(json.loads(request.content))
         kind = self.asked[-1]["kind"]
@@ -115,6 +115,8 @@ def test_token_counts_are_shown_with_their_histogram(house: Installation) -> Non
 
 
 def test_lineage_is_a_list_of_things_and_arrows_between_them(house: Installation) -> None:
-    shown = run("datasets", "lineage", "clean")
-    assert "raw → clean (source)" in shown.output
-    assert json.loads(run("datasets", "lineage", "clean", "--json").stdout)["edges"][0]["target"] == "ds_2"
+    for noun in ("datasets", "models"):
+        shown = run(noun, "lineage", "clean")
+        assert "dataset raw → dataset clean (source)" in shown.output
+        assert "there is more than this" in shown.output
+        assert json.loads(run(noun, "lineage", "clean", "--json").stdout)["edges"][0]["target"] == "ds_2"

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from finery.cli.command import Columns, Shell, UserMistake, command
+from finery.cli.lineage import picture
 from finery.cli.tasks import follow
 
 group = typer.Typer(help="Models: import, findings, publish, delete.", no_args_is_help=True)
@@ -120,15 +121,7 @@ def use_version(shell: Shell, model: Model) -> None:
 def lineage(shell: Shell, model: Model) -> None:
     """Show what a model comes from and what came of it."""
     with shell.finery as finery:
-        found = finery.models.lineage(model)
-    if shell.as_json:
-        shell.one(found)
-        return
-    names = {node.id: f"{node.noun} {node.name}{' (withdrawn)' if node.withdrawn else ''}" for node in found.nodes}
-    columns: Columns = {
-        "from": lambda edge: names[edge.source], "as": lambda edge: edge.role, "to": lambda edge: names[edge.target],
-    }  # fmt: skip
-    shell.many(found.edges, columns)
+        picture(shell, finery.models.lineage(model))
 
 
 @command(group, "delete", example="finery models delete intents --confirm DELETE")

@@ -10,6 +10,7 @@ import typer
 from rich.markup import escape
 
 from finery.cli.command import Columns, Shell, UserMistake, command
+from finery.cli.lineage import picture
 from finery.cli.tasks import follow
 
 if TYPE_CHECKING:
@@ -24,9 +25,6 @@ STEP_COLUMNS: Columns = {
     "step": lambda s: s.step, "in": lambda s: f"{s.records_in:,}", "out": lambda s: f"{s.records_out:,}",
     "removed": lambda s: f"{s.removed:,}", "changed": lambda s: f"{s.changed:,}",
     "why": lambda s: ", ".join([*(f"{reason} {count:,}" for reason, count in s.reasons.items()), *s.notes]),
-}  # fmt: skip
-NODE_COLUMNS: Columns = {
-    "id": lambda n: n.id, "what": lambda n: n.noun, "name": lambda n: n.name, "state": lambda n: n.state,
 }  # fmt: skip
 
 
@@ -124,14 +122,7 @@ def count(
 def lineage(shell: Shell, dataset: Dataset) -> None:
     """Show what a dataset comes from and what came of it."""
     with shell.finery as finery:
-        found = finery.datasets.lineage(dataset)
-    if shell.as_json:
-        shell.one(found)
-        return
-    shell.many(found.nodes, NODE_COLUMNS)
-    names = {node.id: node.name for node in found.nodes}
-    for edge in found.edges:
-        shell.say(f"{escape(names[edge.source])} → {escape(names[edge.target])} [dim]({edge.role})[/]")
+        picture(shell, finery.datasets.lineage(dataset))
 
 
 def _recipe(path: Path) -> dict[str, Any]:

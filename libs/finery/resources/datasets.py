@@ -14,7 +14,7 @@ from finery.resources.uploads import Told, Uploads
 from finery.transport import Page, Transport, every
 from finery_contracts.datasets import DataFormat, DatasetStatistics, DatasetView, RecordPage
 from finery_contracts.jobs import BadRecord
-from finery_contracts.lineage import DatasetGraph
+from finery_contracts.lineage import Lineage
 from finery_contracts.tasks import NotifyChoice, TaskView
 
 PATH = "/api/v1/datasets"
@@ -133,9 +133,9 @@ class Datasets:
         body = {"kind": "count", "dataset": ref, "model": model, "max_length": max_length, **said}
         return self._transport.view(TaskView, "POST", TASKS, json=body)
 
-    def lineage(self, ref: str) -> DatasetGraph:
+    def lineage(self, ref: str) -> Lineage:
         """What it comes from and what came of it: datasets, tasks and models."""
-        return self._transport.view(DatasetGraph, "GET", f"{PATH}/{ref}/lineage")
+        return self._transport.view(Lineage, "GET", f"{PATH}/{ref}/lineage")
 
     def records(self, ref: str, *, offset: int = 0, limit: int = 20) -> RecordPage:
         """Up to ``limit`` records (at most 100) from the 0-based ``offset`` on; ``next`` is the next page's offset."""

@@ -8,6 +8,7 @@ from typing import Literal
 
 from finery.transport import Page, Transport, every
 from finery_contracts.jobs import Finding
+from finery_contracts.lineage import Lineage
 from finery_contracts.model import Record
 from finery_contracts.models import ModelView
 from finery_contracts.tasks import NotifyChoice
@@ -29,33 +30,6 @@ class ModelKey(Record):
 
     key: str
     public_key: str
-
-
-class LineageNode(Record):
-    """A dataset, task or model."""
-
-    id: str
-    noun: str
-    name: str
-    state: str
-    number: int | None = None
-    withdrawn: bool = False
-
-
-class LineageEdge(Record):
-    """From a source to what was made of it."""
-
-    source: str
-    target: str
-    role: str
-
-
-class Lineage(Record):
-    """What a model comes from and what came of it."""
-
-    model: str
-    nodes: list[LineageNode]
-    edges: list[LineageEdge]
 
 
 class Models:

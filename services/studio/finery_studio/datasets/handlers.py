@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -30,9 +30,9 @@ from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_kit.sealing import SealBroken
 from finery_kit.storage import Blob, Storage
-from finery_studio.datasets import store
+from finery_studio.datasets import inputs, store
 from finery_studio.datasets.origins import Checked, OriginDesk
-from finery_studio.datasets.withdrawal import refuse_withdrawn
+from finery_studio.datasets.withdrawal import flagged_at_birth, refuse_withdrawn
 from finery_studio.removal.store import let_go
 from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, SpecMaker, submit
@@ -142,8 +142,10 @@ class DatasetDesk:
         said = {"filename": source.filename, "name": source.name}
         said |= {"purpose": source.purpose} if source.purpose in INGESTED_PURPOSES else {}
         row = store.row_of(tx.session, source.id)
+        lineage = DatasetLineage(sources=[inputs.used(source)])
         if row.origin is None:
-            return register(tx, asked.upload(Blob(row.blob, source.sha256, source.size_bytes), said), actor, self.specs)
+            given = asked.upload(Blob(row.blob, source.sha256, source.size_bytes), said)
+            return register(tx, replace(given, lineage=lineage), actor, self.specs)
         try:
             origin = self.origins.source_of(row)
         except SealBroken as fault:
@@ -151,14 +153,15 @@ class DatasetDesk:
                 f"where {source.name} came from was sealed under another secret; name its source again",
                 code="origin_sealed", param="dataset",
             ) from fault  # fmt: skip
-        return self._fetch(tx, asked, origin, actor, said=said)
+        return self._fetch(tx, asked, origin, actor, said=said, lineage=lineage)
 
     def _fetch(
-        self, tx: Transaction, asked: IngestRequest, source: Any, actor: Actor, *, said: dict[str, str] | None = None
-    ) -> DatasetView:
+        self, tx: Transaction, asked: IngestRequest, source: Any, actor: Actor, *, said: dict[str, str] | None = None,
+        lineage: DatasetLineage | None = None,
+    ) -> DatasetView:  # fmt: skip
         checked = self.origins.check(tx, source, actor)
         name = name_of(source)
-        given = asked.upload(None, said or {"filename": name, "name": name})
+        given = replace(asked.upload(None, said or {"filename": name, "name": name}), lineage=lineage)
         return register(tx, given, actor, self.specs, fetched=(self.origins, checked))
 
 
@@ -182,6 +185,7 @@ def register(
     )  # fmt: skip
     said: type[Event] = DatasetUploaded if upload.blob else DatasetRegistered
     store.save(tx, view, said, blob=upload.blob.url if upload.blob else "")
+    view = flagged_at_birth(tx, view) if upload.lineage else view
     if fetched is not None:
         fetched[0].keep(tx, dataset_id, fetched[1])
     if ingested:

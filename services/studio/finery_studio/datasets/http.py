@@ -7,21 +7,22 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
 from fastapi.responses import FileResponse
+from sqlmodel import Session
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.datasets import DataFormat, DatasetStatistics, DatasetView, RecordPage
 from finery_contracts.errors import Conflict, InvalidRequest, TooLarge
-from finery_contracts.lineage import DatasetGraph
+from finery_contracts.lineage import Lineage
 from finery_contracts.options import TaskOptions
 from finery_kit.db import Database, Transaction
 from finery_kit.storage import CHUNK, Storage
 from finery_studio.datasets import handlers, removal, store, withdrawal
-from finery_studio.datasets.lineage import lineage_of
 from finery_studio.datasets.preview import page_of
 from finery_studio.datasets.withdrawal import WithdrawRequest
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
+from finery_studio.lineage import lineage_of
 
 MAX_NAMED_BYTES = 2**20
 NAMED = {
@@ -146,8 +147,11 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         return FileResponse(desk.storage.path(view.report), media_type="application/x-ndjson")
 
     @router.get("/{ref}/lineage")
-    async def lineage(ref: str, actor: Actor = reader) -> DatasetGraph:
-        return await desk.database.read(lambda session: lineage_of(session, actor.project, ref))
+    async def lineage(ref: str, actor: Actor = reader) -> Lineage:
+        def read(session: Session) -> Lineage:
+            return lineage_of(session, actor.project, store.load(session, actor.project, ref).id)
+
+        return await desk.database.read(read)
 
     @router.get("/{ref}/records", response_model_exclude_none=True)
     async def records(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from finery_contracts.access import Actor
 from finery_contracts.datasets import DataKind, DatasetState, DatasetView
 from finery_contracts.errors import InvalidRequest
+from finery_contracts.preparing import SourceUsed
 from finery_contracts.tasks import TaskView
 from finery_kit.db import Transaction
 from finery_studio.datasets import store
@@ -48,6 +49,14 @@ def ready(tx: Transaction, task: TaskView, dataset_id: str, param: str) -> Datas
             reason, code=f"invalid_{param}", param=param, details=view.error.details if view.error else None
         )
     return view
+
+
+def used(view: DatasetView) -> SourceUsed:
+    """What stands of it in the lineage of what is made of it now."""
+    return SourceUsed(
+        dataset=view.id, name=view.name, version=view.version, content_sha256=view.content_sha256 or "",
+        records=view.records,
+    )  # fmt: skip
 
 
 def conversations(view: DatasetView, param: str) -> DatasetView:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
-from sqlmodel import Session
 
 from finery_contracts.access import Actor
 from finery_contracts.cleansing import Contamination, Step, faults_of
@@ -23,8 +22,10 @@ from finery_contracts.preparing import CountSpec, PrepareOutput, PrepareSource, 
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_studio.datasets import inputs, store
+from finery_studio.datasets.withdrawal import flagged_at_birth
 from finery_studio.models import store as model_store
 from finery_studio.models.handlers import ModelDesk
+from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, submit
 
 DatasetRef = Annotated[str, Field(min_length=1, max_length=255, description="id or name of a dataset")]
@@ -138,7 +139,7 @@ def _register(
     file = "records.parquet" if is_train else "validation.parquet"
     digest = made.content_sha256 if is_train else made.validation_sha256 or ""
     content = f"{task.artefact}/out/{file}"
-    references = [used for ref in task.request["references"] if (used := used_now(tx.session, ref)) is not None]
+    asked = _spec_of(tx, task)
     view = DatasetView(
         id=new_id("ds"), project=task.project, name=name, filename=f"{name}.parquet", purpose=task.request["purpose"],
         size_bytes=made.size_bytes if is_train else made.validation_size_bytes, sha256=digest, version=1,
@@ -147,10 +148,22 @@ def _register(
         kind=DataKind(made.holds), statistics=f"{task.artefact}/out/stats.json" if is_train else None,
         warnings=made.warnings if is_train else [],
         lineage=DatasetLineage(
-            task=task.id, part=part, sources=made.sources, references=references, steps=made.steps, seed=made.seed
+            task=task.id, part=part, sources=[_without_path(used) for used in asked.sources],
+            references=[_without_path(used) for used in asked.references], steps=made.steps, seed=made.seed,
         ),
     )  # fmt: skip
-    return store.save(tx, view, DatasetReady, blob=content)
+    return flagged_at_birth(tx, store.save(tx, view, DatasetReady, blob=content))
+
+
+def _spec_of(tx: Transaction, task: TaskView) -> PrepareSpec:
+    """What it was made of, as studio told the engine; an engine's own word for it is not asked."""
+    text = task_store.load(tx.session, task.project, task.id).spec
+    assert text is not None
+    return PrepareSpec.model_validate_json(text)
+
+
+def _without_path(used: PrepareSource) -> SourceUsed:
+    return SourceUsed.model_validate(used.model_dump(exclude={"path"}))
 
 
 def _refuse_what_cannot_be(asked: PrepareRequest) -> None:
@@ -193,19 +206,4 @@ def _with_references(
 def _source(tx: Transaction, task: TaskView, dataset_id: str) -> PrepareSource:
     view = inputs.ready(tx, task, dataset_id, "dataset")
     assert view.content is not None
-    return PrepareSource(**_used(view).model_dump(), path=view.content)
-
-
-def used_now(session: Session, dataset_id: str) -> SourceUsed | None:
-    """What a dataset is now; None: it was deleted meanwhile, which takes nothing from what was made."""
-    row = session.get(store.DatasetRow, dataset_id)
-    if row is None:
-        return None
-    return _used(DatasetView.model_validate_json(row.view))
-
-
-def _used(view: DatasetView) -> SourceUsed:
-    return SourceUsed(
-        dataset=view.id, name=view.name, version=view.version, content_sha256=view.content_sha256 or "",
-        records=view.records,
-    )  # fmt: skip
+    return PrepareSource(**inputs.used(view).model_dump(), path=view.content)

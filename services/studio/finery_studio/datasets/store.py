@@ -71,6 +71,11 @@ def row_of(session: Session, dataset_id: str) -> DatasetRow:
     return row
 
 
+def view_of(session: Session, dataset_id: str) -> DatasetView:
+    """A dataset that is known to have been there; it may be deleted."""
+    return DatasetView.model_validate_json(row_of(session, dataset_id).view)
+
+
 def json_of(text: str) -> Any:
     """What a column of JSON holds."""
     return json.loads(text)

@@ -13,7 +13,7 @@ from finery_contracts.model import Request
 from finery_contracts.models import ModelFlagged, ModelState
 from finery_kit.db import Transaction
 from finery_studio.datasets import store
-from finery_studio.models import lineage
+from finery_studio.lineage import family_of
 from finery_studio.models import store as model_store
 
 
@@ -36,15 +36,21 @@ def withdraw(tx: Transaction, project: str, ref: str, *, by: str, reason: str) -
         raise Conflict(f"dataset {view.name} is {view.state}; wait until ingest has ended", code="not_ready")
     told = Withdrawal(dataset=view.id, name=view.name, reason=reason, by=by, at=tx.now)
     gone = store.save(tx, store.changed(view, state=DatasetState.WITHDRAWN, withdrawn=told), DatasetWithdrawn)
-    family = lineage.family_of(tx.session, project)
-    for node in sorted(family.descendants(view.id)):
+    family = family_of(tx.session, project)
+    for node in family.descendants(view.id):
         _flag(tx, node, told)
     return gone
 
 
+def flagged_at_birth(tx: Transaction, view: DatasetView) -> DatasetView:
+    """A dataset that was made of others says at once what of them was withdrawn."""
+    told = inherited(tx, view.project, view.id)
+    return store.save(tx, store.changed(view, withdrawn_inputs=told), DatasetFlagged) if told else view
+
+
 def inherited(tx: Transaction, project: str, node: str) -> list[Withdrawal]:
     """What was withdrawn of all that a model or dataset descends from; asked when it is born."""
-    family = lineage.family_of(tx.session, project)
+    family = family_of(tx.session, project)
     views = [family.datasets[found] for found in sorted(family.ancestors(node)) if found in family.datasets]
     return [view.withdrawn for view in views if view.withdrawn is not None]
 

@@ -10,6 +10,7 @@ from sqlmodel import Session
 from finery_contracts.access import Actor, Role
 from finery_contracts.deployments import DeploymentView
 from finery_contracts.errors import Conflict, InvalidRequest
+from finery_contracts.lineage import Lineage
 from finery_contracts.model import Request
 from finery_contracts.models import ModelState, ModelView
 from finery_contracts.options import TaskOptions
@@ -18,7 +19,8 @@ from finery_kit.db import Database, Transaction
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
-from finery_studio.models import gallery_http, lineage, removal, store, versions
+from finery_studio.lineage import lineage_of
+from finery_studio.models import gallery_http, removal, store, versions
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.models.publication import Publisher
 from finery_studio.models.requests import NewModel, PublishRequest, Source
@@ -156,8 +158,11 @@ def version_routes(router: APIRouter, desk: ModelRoutes) -> None:
         return await once(wish, lambda tx, project: removal.restore(tx, project, ref))
 
     @router.get("/models/{ref}/lineage")
-    async def lineage_of(ref: str, actor: Actor = reader) -> lineage.Lineage:
-        return await desk.database.read(lambda session: lineage.lineage_of(session, actor.project, ref))
+    async def lineage(ref: str, actor: Actor = reader) -> Lineage:
+        def read(session: Session) -> Lineage:
+            return lineage_of(session, actor.project, store.load(session, actor.project, ref).id)
+
+        return await desk.database.read(read)
 
 
 def openai_routes(desk: ModelRoutes) -> APIRouter:
