@@ -29,7 +29,6 @@ from pydantic import Field
 
 from finery_contracts.model import Record
 
-
 BRIEF_DETAILS = 20
 """So many stand in a list and beside each attempt; where the error itself is shown, all of them do."""
 
