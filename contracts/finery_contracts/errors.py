@@ -29,6 +29,9 @@ from pydantic import Field
 
 from finery_contracts.model import Record
 
+BRIEF_DETAILS = 20
+"""So many stand in a list and beside each attempt; where the error itself is shown, all of them do."""
+
 
 class ErrorBody(Record):
     """An error as data: in answers, events, reports and result files."""
@@ -39,6 +42,10 @@ class ErrorBody(Record):
     details: list[dict[str, Any]] = Field(
         default_factory=list[dict[str, Any]], description="one entry for each fault found"
     )
+
+    def brief(self) -> ErrorBody:
+        """The same with its first details alone, for where many errors stand side by side."""
+        return self.model_copy(update={"details": self.details[:BRIEF_DETAILS]})
 
 
 class FineryError(Exception):

@@ -70,7 +70,7 @@ class StepExample(Record):
 
 
 class PrepareOutput(Record):
-    """What was made. out/: records.parquet, validation.parquet, report.json, examples.jsonl, stats.json."""
+    """What was made. out/: records.parquet, report.json, examples.jsonl, stats.json; validation.parquet and its stats."""
 
     kind: Literal[TaskKind.PREPARE] = TaskKind.PREPARE
     holds: str = Field(description="messages, preference, feedback, answer or text")

@@ -25,7 +25,8 @@ PATH_LISTS = frozenset({"sources", "references"})
 """Lists of things that each have a ``path``."""
 KEPT = ("out", "log.txt", "progress.jsonl", "result.json")
 LOG_TAIL_LINES, LOG_LINE_CHARACTERS, LOG_TAIL_BYTES = 15, 1000, 64 * 2**10
-MAX_DETAILS_BYTES = 128 * 2**10
+MAX_DETAILS_BYTES = 448 * 2**10
+"""Room for the first thousand bad records (SPEC DS3); a report on the bus takes a little more."""
 _REASONS = {
     "succeeded": EndReason.SUCCEEDED,
     "terminated": EndReason.TERMINATED,
@@ -93,6 +94,9 @@ class AttemptFolder:
         if told_to is None and result is not None and result.status == "terminated":
             error = EngineFailed("something other than Finery stopped the engine", code="engine_stopped").body
             return AttemptEnd(reason=EndReason.LOST, error=error, artefact=artefact)
+        if result is not None and result.error is not None and status not in (0, 2):
+            # It knew what it met, such as a source that does not answer: worth another try, and worth telling.
+            return AttemptEnd(reason=EndReason.CRASHED, error=_bounded(result.error), artefact=artefact)
         if result is None or status not in (0, 2):
             return AttemptEnd(reason=EndReason.CRASHED, error=self._crash(status, artefact), artefact=artefact)
         error = _bounded(result.error)
@@ -136,7 +140,7 @@ def _bounded(error: ErrorBody | None) -> ErrorBody | None:
         return None
     kept, size = list[dict[str, Any]](), 0
     for detail in error.details:
-        size += len(json.dumps(detail, default=str))
+        size += len(json.dumps(detail, default=str, ensure_ascii=False).encode(errors="replace"))
         if size > MAX_DETAILS_BYTES:
             break
         kept.append(detail)

@@ -84,8 +84,9 @@ def test_how_an_attempt_ended(
     assert end.reason is reason
     assert end.artefact == "store://prj_1/tasks/task_1/2/left"
     lost = "worker_left" if told_to else "engine_stopped"
-    codes = {EndReason.LOST: lost, EndReason.CRASHED: "engine_crashed", EndReason.USER_MISTAKE: "c"}
-    assert (end.error.code if end.error else None) == codes.get(reason)
+    codes = {EndReason.LOST: lost, EndReason.CRASHED: "engine_crashed"}
+    said = result.error if result else None
+    assert (end.error.code if end.error else None) == (said.code if said else codes.get(reason))
 
 
 def test_a_crash_shows_the_end_of_the_log_and_no_more_than_fits(tmp_path: Path) -> None:
@@ -97,6 +98,27 @@ def test_a_crash_shows_the_end_of_the_log_and_no_more_than_fits(tmp_path: Path) 
     assert end.error.details[0]["log"][-1] == "last"
     assert "first" not in end.error.details[0]["log"]
     assert len(end.error.model_dump_json()) < 20_000
+
+
+def test_an_engine_that_knew_what_failed_is_tried_again_and_its_words_are_kept(tmp_path: Path) -> None:
+    files = a_folder(tmp_path)
+    known = ErrorBody(code="source_unreachable", message="cannot connect to db:5432: Connection refused")
+    left(files, JobResult(status="failed", error=known), "Traceback …")
+
+    end = files.conclude(1, told_to=None)
+
+    assert (end.reason, end.error) == (EndReason.CRASHED, known)
+
+
+def test_a_thousand_usual_details_all_have_room(tmp_path: Path) -> None:
+    files = a_folder(tmp_path)
+    details = [{"file": "训练数据.jsonl", "line": n, "reason": "空" * 60, "remedy": "r" * 60} for n in range(1000)]
+    left(files, JobResult(status="failed", error=ErrorBody(code="c", message="m", details=details)))
+
+    end = files.conclude(2, told_to=None)
+
+    assert end.error is not None
+    assert end.error.details == details
 
 
 def test_a_mistake_with_endless_details_keeps_the_first_and_the_artefact_keeps_all(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def outcomes(models: ModelDesk, storage: Storage) -> dict[TaskKind, Outcome]:
     """By kind."""
     return {
         TaskKind.INGEST: partial(datasets.on_ingest_ended, storage=storage),
-        TaskKind.PREPARE: on_prepare_ended,
+        TaskKind.PREPARE: partial(on_prepare_ended, storage=storage),
         TaskKind.COUNT: lambda tx, task: {},
         TaskKind.IMPORT: models.on_import_ended,
         TaskKind.VALIDATE: models.on_validate_ended,

@@ -25,10 +25,10 @@ def test_rows_that_share_an_id_become_one_conversation(tmp_path: Path) -> None:
     assert [row["line"] for row in done.rows] == [2, 4]
 
 
-def test_scattered_rows_are_joined_in_file_order_and_follow_the_others(tmp_path: Path) -> None:
+def test_scattered_rows_are_joined_where_the_first_of_them_stands(tmp_path: Path) -> None:
     done = table(tmp_path, "2,a,b\n1,c,d\n3,e,f\n1,g,h\n2,i,j\n")
 
-    assert contents(done) == [["e", "f"], ["a", "b", "i", "j"], ["c", "d", "g", "h"]]
+    assert contents(done) == [["a", "b", "i", "j"], ["c", "d", "g", "h"], ["e", "f"]]
 
 
 def test_columns_may_stand_in_any_order_and_cells_may_hold_lines(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import pytest
 from ingest_builders import ingest, lines, message, record
 
 from finery_contracts.datasets import DataKind
+from finery_contracts.jobs import IngestOutput
 from finery_dataset_ingest.engine.canonical import schema_of
 from finery_ml.records import read_conversations
 
@@ -76,6 +77,29 @@ def test_only_the_first_thousand_faults_travel_and_the_report_holds_all(tmp_path
     assert done.result.error is not None
     assert len(done.result.error.details) == 1_000
     assert len(done.faults) == 1_200
+
+
+def test_a_thousand_bad_records_travel_however_much_is_wrong_with_each_and_however_long_their_names(
+    tmp_path: Path,
+) -> None:
+    """Three faults each; 240 characters of Chinese in the name of the file take 720 bytes, a thousand times."""
+    bad = record(message(content=""), message("assistant", ""), message("nobody"))
+    name = f"{'数' * 240}.jsonl"
+
+    done = ingest(tmp_path / "a", lines(record(), *[bad] * 1_100), filename=name)
+    skipped = ingest(
+        tmp_path / "b", lines(record(), *[bad] * 1_100), filename=name, bad_records="skip", bad_ceiling=1.0
+    )
+
+    assert done.result.error is not None
+    assert isinstance(skipped.result.output, IngestOutput)
+    told = done.result.error.details
+    assert [one["line"] for one in told] == [*range(2, 1_002)]
+    assert [one.line for one in skipped.result.output.errors] == [*range(2, 1_002)]
+    assert {one["code"] for one in told} == {"content_empty"}
+    assert told[0]["file"].startswith("数数")
+    assert len(json.dumps(told, ensure_ascii=False).encode()) < 448 * 2**10
+    assert (len(done.faults), {fault["file"] for fault in done.faults}) == (3_300, {name})
 
 
 def test_the_same_bytes_give_the_same_file_with_the_canonical_schema(tmp_path: Path) -> None:

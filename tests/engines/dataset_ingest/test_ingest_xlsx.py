@@ -24,8 +24,8 @@ def test_rows_of_one_id_become_one_conversation_in_file_order(tmp_path: Path) ->
 
     done = read(tmp_path, *(row(number(one), text(human), text(answer)) for one, human, answer in rows))
 
-    assert contents(done) == [["a", "b"], ["e", "f"], ["c", "d", "g", "h", "i", "j"]]
-    assert [record["line"] for record in done.rows] == [2, 4, 3]
+    assert contents(done) == [["a", "b"], ["c", "d", "g", "h", "i", "j"], ["e", "f"]]
+    assert [record["line"] for record in done.rows] == [2, 3, 4]
     assert done.result.output is not None
     assert done.result.output.format == "xlsx"
 

@@ -102,6 +102,16 @@ def test_every_step_tells_what_it_did_and_shows_some_of_it(tmp_path: Path) -> No
     assert made.questions() == ["call [PHONE] now"]
 
 
+def test_each_side_of_a_split_has_its_own_statistics(tmp_path: Path) -> None:
+    records = [chat(f"question {n}", "an answer") for n in range(10)]
+    made = prepared(
+        tmp_path / "job", [canonical_file(tmp_path / "a.parquet", records)], [{"step": "split", "validation": 0.3}]
+    )
+    told = [json.loads((made.folder / "out" / f"{name}.json").read_text()) for name in ("stats", "validation_stats")]
+    assert [one["records"] for one in told] == [7, 3]
+    assert [one["characters"]["assistant"] for one in told] == [63, 27]
+
+
 def test_what_is_written_is_canonical_and_says_where_each_record_came_from(tmp_path: Path) -> None:
     old = canonical_file(tmp_path / "old.parquet", [chat("first version", "yes")], version=1)
     new = canonical_file(tmp_path / "new.parquet", [chat("second version", "no", source="ds_origin", file="f.csv")])

@@ -27,7 +27,7 @@ from finery_contracts.jobs import (
 )
 from finery_contracts.models import ModelView
 from finery_contracts.preparing import CountOutput, PrepareOutput, SourceUsed, StepReport
-from finery_contracts.tasks import EndReason, TaskView
+from finery_contracts.tasks import EndReason, TaskProgress, TaskView
 from finery_contracts.work import AttemptEnd, Claim, ClaimRequest, Report
 from finery_kit.db import utc_now
 from finery_kit.delivery import OutboxRow
@@ -114,13 +114,14 @@ class Rig:
         error: ErrorBody | None = None,
         seq: int = 1,
         output: EngineOutput | None = None,
+        metrics: dict[str, float] | None = None,
     ) -> Report:
         """The attempt's last report."""
         output = (output or OUTPUTS.get(claim.spec.kind)) if reason is EndReason.SUCCEEDED else None
         artefact = f"store://{claim.project}/tasks/{claim.task_id}/{claim.attempt}/left"
         report = Report(
             task_id=claim.task_id, attempt=claim.attempt, project=claim.project, worker="w", seq=seq,
-            phase=Phase.RUNNING, running_s=1,
+            phase=Phase.RUNNING, running_s=1, progress=TaskProgress(metrics=metrics or {}),
             end=AttemptEnd(reason=reason, output=output, error=error, artefact=artefact),
         )  # fmt: skip
         await self.write(lambda tx: self.studio.tasks.on_report(tx, report))

@@ -76,10 +76,11 @@ async def test_a_rejected_dataset_keeps_its_report_and_is_refused_or_fails_the_j
     dataset = await studio.upload()
     claim = await studio.claim()
     assert claim is not None
-    await studio.end(claim, reason=EndReason.USER_MISTAKE, error=FAULT)
+    await studio.end(claim, reason=EndReason.USER_MISTAKE, error=FAULT, metrics={"records": 9, "bad_records": 1500})
 
     rejected = await studio.dataset(dataset.id)
     assert (rejected.state, rejected.error) == (DatasetState.REJECTED, FAULT)
+    assert (rejected.records, rejected.bad_records) == (0, 1500)
     assert rejected.report is not None
     with pytest.raises(InvalidRequest) as refused:
         await studio.tune(dataset.id, tolerant=False)
@@ -123,3 +124,21 @@ async def test_a_file_of_another_purpose_cannot_train(studio: Rig) -> None:
     with pytest.raises(InvalidRequest) as refused:
         await studio.tune(dataset.id)
     assert refused.value.error_code == "invalid_purpose"
+
+
+async def test_a_thousand_bad_records_stand_in_the_dataset_and_a_few_of_them_in_lists(studio: Rig) -> None:
+    faults = [{"file": "a.jsonl", "line": n, "reason": "r" * 200} for n in range(1_000)]
+    dataset = await studio.upload()
+    claim = await studio.claim()
+    assert claim is not None
+    error = ErrorBody(code="invalid_training_file", message="1000 bad records", details=faults)
+    await studio.end(claim, reason=EndReason.USER_MISTAKE, error=error)
+
+    async with studio.http() as api:
+        one = (await api.get(f"/api/v1/datasets/{dataset.id}")).json()
+        task = (await api.get(f"/api/v1/tasks/{dataset.task}")).json()
+        lists = [(await api.get(f"/api/v1/{nouns}")).json()["data"][0] for nouns in ("datasets", "tasks")]
+        files = (await api.get("/v1/files")).json()["data"][0]
+    assert one["error"]["details"] == task["error"]["details"] == faults
+    assert [len(listed["error"]["details"]) for listed in (*lists, task["attempts"][0])] == [20, 20, 20]
+    assert (len(files["x_finery"]["errors"]), files["status"]) == (20, "error")

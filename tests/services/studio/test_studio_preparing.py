@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from studio_rig import GALLERY_MODEL, Rig
 
-from finery_contracts.datasets import DatasetState
+from finery_contracts.datasets import DatasetState, DatasetView
 from finery_contracts.errors import ErrorBody
 from finery_contracts.jobs import TaskKind
 from finery_contracts.tasks import EndReason, TaskState
+from finery_contracts.work import Claim
 
 CLEAN: list[dict[str, Any]] = [{"step": "exact_duplicates"}, {"step": "personal"}]
 
@@ -60,6 +62,34 @@ async def test_a_preparation_waits_for_its_sources_and_registers_both_sides(stud
     assert await studio.said(train.id) == ["dataset.ready"]
     tuning = await studio.tune("mixture", validation="mixture-validation", tolerant=False)
     assert tuning.waits_for != [task], "what is ready need not be waited for"
+
+
+async def test_what_a_preparation_makes_again_is_kept_once(studio: Rig) -> None:
+    def left(claim: Claim, name: str) -> Path:
+        storage = studio.studio.storage
+        return storage.place(f"store://{claim.project}/tasks/{claim.task_id}/{claim.attempt}/left") / "out" / name
+
+    source = await studio.upload()
+    await studio.work(TaskKind.INGEST)
+    made, files = list[DatasetView](), list[Path]()
+    for name in ("once", "again"):
+        task = await made_of(studio, source.id, output=name)
+        claim = await studio.claim(TaskKind.PREPARE)
+        assert claim is not None
+        for part in ("records", "validation"):
+            files.append(left(claim, f"{part}.parquet"))
+            files[-1].parent.mkdir(parents=True, exist_ok=True)
+            files[-1].write_bytes(b"the same")
+        await studio.end(claim)
+        made += [await studio.dataset((await studio.task(task)).result[part]) for part in ("dataset", "validation")]
+
+    assert [view.content for view in made[2:]] == [view.content for view in made[:2]]
+    assert [file.exists() for file in files] == [True, True, False, False]
+    assert made[1].statistics == f"{(await studio.task(made[1].task or '')).artefact}/out/validation_stats.json"
+    async with studio.http() as api:
+        await api.delete(f"/api/v1/datasets/{made[0].id}?confirm=DELETE")
+    await studio.pass_time(hours=24 * 365)
+    assert [file.exists() for file in files[:2]] == [True, True]
 
 
 @pytest.mark.parametrize("reason", [EndReason.USER_MISTAKE, EndReason.TERMINATED])

@@ -74,6 +74,7 @@ def _ingest_files(
             flow = _Flow(work, writer, Tally(), Faults(report), gauge, total_bytes)
             with work.span("read", format=chosen.name) as facts:
                 flow.all_of(files, chosen, spec.format)
+                flow.tell()
                 facts.update(records=flow.tally.records, bad_records=flow.faults.records)
         flow.faults.judge(spec, flow.tally.records)
         digest = writer.publish()
@@ -151,7 +152,7 @@ class _Flow:
             else:
                 self.faults.add(record, file.name)
             if self.tally.records + len(self._samples) + self.faults.records >= self._told_at:
-                self._tell()
+                self.tell()
 
     def _take(self, sample: Sample, inner: str | None) -> None:
         self._samples.append(sample)
@@ -170,7 +171,7 @@ class _Flow:
         self.writer.add(batch)
         self.tally.add(batch)
 
-    def _tell(self) -> None:
+    def tell(self) -> None:
         """Say how far it is; leave when asked to."""
         count = self.tally.records + len(self._samples)
         if self.work.stop_requested.is_set():

@@ -78,7 +78,7 @@ class _Written:
 
 def _write(work: JobFolder, made: Made, holds: str) -> _Written:
     """Both files under their names, or none of them."""
-    written, tally = _Written(holds), Tally()
+    written, tally, aside = _Written(holds), Tally(), Tally()
     writers = {"records": CanonicalWriter(work.out / "records.parquet", DataKind(holds))}
     try:
         for batch in made.train:
@@ -88,6 +88,7 @@ def _write(work: JobFolder, made: Made, holds: str) -> _Written:
             writers["validation"] = CanonicalWriter(work.out / "validation.parquet", DataKind(holds))
             for batch in made.validation.batches():
                 writers["validation"].add(batch)
+                aside.add(batch)
         if writers["records"].records == 0:
             raise DataInvalid(f"no record is left: {_culprit(made.reports)}.", code="dataset_empty")
         written.digests = {name: writer.publish() for name, writer in writers.items()}
@@ -99,7 +100,8 @@ def _write(work: JobFolder, made: Made, holds: str) -> _Written:
     written.records = writers["records"].records
     written.validation = writers["validation"].records if "validation" in writers else 0
     written.characters = tally.characters.total()
-    write_atomically(work.out / "stats.json", tally.as_statistics(DataKind(holds)).model_dump_json(indent=1))
+    for name, counted in (("stats", tally), ("validation_stats", aside))[: len(writers)]:
+        write_atomically(work.out / f"{name}.json", counted.as_statistics(DataKind(holds)).model_dump_json(indent=1))
     return written
 
 

@@ -1,7 +1,7 @@
 """Rows of a table as conversations: columns conversation_id, human and assistant; rows of one id belong together.
 
-A first pass learns which ids come back after other rows; only those rows wait, on disk, and follow the others. A faulty
-row spoils its whole conversation: a conversation with a turn missing would teach something wrong.
+A first pass learns which ids come back after other rows; only those rows wait, on disk, and stand where their first row
+stood. A faulty row spoils its whole conversation: a conversation with a turn missing would teach something wrong.
 """
 
 from __future__ import annotations
@@ -24,17 +24,20 @@ _MAX_FAULTS = 20
 
 
 def conversations(rows: Callable[[], Iterator[Row]]) -> Iterator[Sample | Flawed]:
-    """Conversations in the order of the rows, those with scattered rows last; the rows are read twice."""
+    """Conversations in the order of their first rows; the rows are read twice, or thrice when ids are scattered."""
     scattered = _scattered_ids(rows())
     with WaitingRoom() as waiting:
+        for row in rows() if scattered else ():
+            if row.conversation_id in scattered:
+                waiting.add(row)
+        whole = groupby(waiting.rows(), key=lambda row: row.conversation_id)
+        upcoming, waited = next(whole, (None, iter(())))
         for number, together in groupby(rows(), key=_group_key()):
-            if number in scattered:
-                for row in together:
-                    waiting.add(row)
-            else:
+            if number not in scattered:
                 yield _conversation_of(together)
-        for _, together in groupby(waiting.rows(), key=lambda row: row.conversation_id):
-            yield _conversation_of(together)
+            elif number == upcoming:
+                yield _conversation_of(waited)
+                upcoming, waited = next(whole, (None, iter(())))
 
 
 def column_order(header: list[str], place: Place) -> list[int]:

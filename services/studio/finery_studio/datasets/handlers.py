@@ -241,9 +241,7 @@ def on_ingest_ended(tx: Transaction, task: TaskView, *, storage: Storage) -> dic
         found = task.output
         came = found.fetched.model_dump(include={"sha256", "size_bytes"}) if found.fetched else {}
         own = f"{task.artefact}/out/records.parquet"
-        content = next(filter(storage.find, store.content_with(tx, view.project, found.content_sha256)), own)
-        if content != own:
-            tx.after_commit.append(lambda: storage.delete(own))
+        content = store.kept_once(tx, storage, view.project, found.content_sha256, own=own)
         ready = store.changed(
             view, state=DatasetState.READY, format=found.format, kind=found.data_kind, records=found.records,
             bad_records=found.bad_records, content=content,
@@ -252,5 +250,7 @@ def on_ingest_ended(tx: Transaction, task: TaskView, *, storage: Storage) -> dic
         )  # fmt: skip
         store.save(tx, ready, DatasetReady)
         return {}
-    store.save(tx, store.changed(view, state=DatasetState.REJECTED, error=task.error, report=report), DatasetRejected)
+    bad = int(task.progress.metrics.get("bad_records", 0))
+    rejected = store.changed(view, state=DatasetState.REJECTED, error=task.error, report=report, bad_records=bad)
+    store.save(tx, rejected, DatasetRejected)
     return {}

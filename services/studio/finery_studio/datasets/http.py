@@ -10,8 +10,8 @@ from fastapi.responses import FileResponse
 from sqlmodel import Session
 
 from finery_contracts.access import Actor, Role
-from finery_contracts.datasets import DataFormat, DatasetStatistics, DatasetView, RecordPage
-from finery_contracts.errors import Conflict, InvalidRequest, TooLarge
+from finery_contracts.datasets import DataFormat, DatasetState, DatasetStatistics, DatasetView, RecordPage
+from finery_contracts.errors import Conflict, InvalidRequest, NotFound, TooLarge
 from finery_contracts.lineage import Lineage
 from finery_contracts.options import TaskOptions
 from finery_kit.db import Database, Transaction
@@ -229,6 +229,8 @@ def _options(task: str | None, notify: str | None) -> TaskOptions:
 
 def _written(view: DatasetView, url: str | None) -> str:
     """The URL of what ingest writes when a dataset gets ready."""
+    if url is None and view.state is DatasetState.READY:
+        raise NotFound(f"of dataset {view.name} none were made; prepare it again", code="statistics_not_found")
     if url is None:
         raise Conflict(f"dataset {view.name} is {view.state}; there are records when it is ready", code="not_ready")
     return url

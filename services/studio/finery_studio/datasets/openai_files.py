@@ -54,7 +54,7 @@ def routes(desk: DatasetRoutes) -> APIRouter:
                 after=finery_id(after, "ds") if after else None,
             )
         )  # fmt: skip
-        return openai_page([file_object(view) for view in found], limit)
+        return openai_page([file_object(view, brief=True) for view in found], limit)
 
     @router.get("/{file_id}")
     async def retrieve(file_id: str, actor: Actor = reader) -> dict[str, Any]:
@@ -80,9 +80,10 @@ def routes(desk: DatasetRoutes) -> APIRouter:
     return router
 
 
-def file_object(view: DatasetView) -> dict[str, Any]:
-    """A dataset as OpenAI's file."""
-    status = {DatasetState.UPLOADED: "uploaded", DatasetState.READY: "processed"}.get(view.state, "error")
+def file_object(view: DatasetView, *, brief: bool = False) -> dict[str, Any]:
+    """A dataset as OpenAI's file; ``brief`` in lists, with the first of many errors alone."""
+    status = {DatasetState.READY: "processed"}.get(view.state, "uploaded" if view.state.pending else "error")
+    error = view.error.brief() if view.error and brief else view.error
     return {
         "id": openai_id(view.id, "file"),
         "object": "file",
@@ -98,6 +99,6 @@ def file_object(view: DatasetView) -> dict[str, Any]:
             "task": view.task,
             "records": view.records,
             "warnings": view.warnings,
-            "errors": view.error.details if view.error else [],
+            "errors": error.details if error else [],
         },
     }

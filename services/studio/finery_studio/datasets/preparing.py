@@ -21,6 +21,7 @@ from finery_contracts.options import TaskOptions
 from finery_contracts.preparing import CountSpec, PrepareOutput, PrepareSource, PrepareSpec, SourceUsed
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
+from finery_kit.storage import Storage
 from finery_studio.datasets import inputs, store
 from finery_studio.datasets.withdrawal import flagged_at_birth
 from finery_studio.models import store as model_store
@@ -119,33 +120,35 @@ class PreparingDesk:
         return self.models.servable(model_store.load(tx.session, task.project, model)).weights
 
 
-def on_prepare_ended(tx: Transaction, task: TaskView) -> dict[str, str]:
+def on_prepare_ended(tx: Transaction, task: TaskView, *, storage: Storage) -> dict[str, str]:
     """One dataset is there, or two; none when the task did not succeed."""
     made = task.output
     if task.state is not TaskState.SUCCEEDED or not isinstance(made, PrepareOutput):
         return {}
     request = task.request
-    train = _register(tx, task, made, name=request["output"], part="train")
+    train = _register(tx, task, made, name=request["output"], part="train", storage=storage)
     if made.validation_records is None:
         return {"dataset": train.id}
     name = request.get("validation_output") or f"{train.name[:240]}-validation"
-    return {"dataset": train.id, "validation": _register(tx, task, made, name=name, part="validation").id}
+    aside = _register(tx, task, made, name=name, part="validation", storage=storage)
+    return {"dataset": train.id, "validation": aside.id}
 
 
 def _register(
-    tx: Transaction, task: TaskView, made: PrepareOutput, *, name: str, part: Literal["train", "validation"]
-) -> DatasetView:
+    tx: Transaction, task: TaskView, made: PrepareOutput, *, name: str, part: Literal["train", "validation"],
+    storage: Storage,
+) -> DatasetView:  # fmt: skip
     is_train = part == "train"
     file = "records.parquet" if is_train else "validation.parquet"
     digest = made.content_sha256 if is_train else made.validation_sha256 or ""
-    content = f"{task.artefact}/out/{file}"
+    content = store.kept_once(tx, storage, task.project, digest, own=f"{task.artefact}/out/{file}")
     asked = _spec_of(tx, task)
     view = DatasetView(
         id=new_id("ds"), project=task.project, name=name, filename=f"{name}.parquet", purpose=task.request["purpose"],
         size_bytes=made.size_bytes if is_train else made.validation_size_bytes, sha256=digest, version=1,
         state=DatasetState.READY, created_by=task.created_by, created_at=tx.now, task=task.id, format="prepared",
         records=made.records if is_train else made.validation_records or 0, content=content, content_sha256=digest,
-        kind=DataKind(made.holds), statistics=f"{task.artefact}/out/stats.json" if is_train else None,
+        kind=DataKind(made.holds), statistics=f"{task.artefact}/out/{'stats' if is_train else 'validation_stats'}.json",
         warnings=made.warnings if is_train else [],
         lineage=DatasetLineage(
             task=task.id, part=part, sources=[_without_path(used) for used in asked.sources],

@@ -13,6 +13,7 @@ from finery_contracts.envelope import Event
 from finery_contracts.errors import NotFound
 from finery_kit.db import Transaction
 from finery_kit.delivery import emit
+from finery_kit.storage import Storage
 from finery_studio.store import StudioTable
 
 
@@ -121,6 +122,14 @@ def content_with(tx: Transaction, project: str, sha256: str) -> list[str]:
     query = query.where(col(DatasetRow.view).contains(f'"content_sha256":"{sha256}"')).with_for_update()
     views = [DatasetView.model_validate_json(row.view) for row in tx.session.exec(query)]
     return [view.content for view in views if view.content is not None and view.content_sha256 == sha256]
+
+
+def kept_once(tx: Transaction, storage: Storage, project: str, sha256: str, *, own: str) -> str:
+    """Where this content lies from now on: where it lay already, or at ``own``, of which else nothing is kept."""
+    content = next(filter(storage.find, content_with(tx, project, sha256)), own)
+    if content != own:
+        tx.after_commit.append(lambda: storage.delete(own))
+    return content
 
 
 def deleted(session: Session, project: str, ref: str) -> DatasetRow | None:

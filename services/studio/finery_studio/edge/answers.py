@@ -13,7 +13,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
-from finery_contracts.errors import FineryError, InvalidRequest, NotFound
+from finery_contracts.errors import ErrorBody, FineryError, InvalidRequest, NotFound
 from finery_kit.bus import body_of_faults
 from finery_studio.edge.wishes import Replayed, answer_again
 
@@ -42,10 +42,16 @@ def page(items: Sequence[BaseModel], limit: int, *, key: str = "id") -> dict[str
     shown = list(items[:limit])
     more = len(items) > limit
     return {
-        "data": [item.model_dump(mode="json") for item in shown],
+        "data": [_briefly(item).model_dump(mode="json") for item in shown],
         "has_more": more,
         "next": getattr(shown[-1], key) if more else None,
     }
+
+
+def _briefly(item: BaseModel) -> BaseModel:
+    """A thousand bad records have room in the thing itself, not in each line of a list."""
+    error = getattr(item, "error", None)
+    return item.model_copy(update={"error": error.brief()}) if isinstance(error, ErrorBody) else item
 
 
 def openai_page(items: list[dict[str, Any]], limit: int) -> dict[str, Any]:

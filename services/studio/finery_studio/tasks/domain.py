@@ -107,7 +107,8 @@ def end_attempt(task: TaskView, end: AttemptEnd, now: datetime, *, max_attempts:
         return task, []
     told = task.stop_reason
     reason = _reason(end.reason, told)
-    ended = attempt.model_copy(update={"state": "ended", "reason": reason, "error": end.error, "ended_at": now})
+    error = end.error.brief() if end.error else None  # the task's own error has all that a message holds
+    ended = attempt.model_copy(update={"state": "ended", "reason": reason, "error": error, "ended_at": now})
     task = _with_attempt(task, ended, version=task.version + 1, stop_reason=None)
     interval = RunInterval(
         attempt=ended.number,

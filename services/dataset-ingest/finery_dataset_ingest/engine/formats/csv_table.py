@@ -14,7 +14,7 @@ from finery_dataset_ingest.engine.waiting_room import Row
 
 
 def read_csv(open_file: Callable[[], BinaryIO]) -> Iterator[Sample | Flawed]:
-    """Conversations in the order of the file, those with scattered rows last; raises FileUnreadable."""
+    """Conversations in the order of their first rows; raises FileUnreadable."""
 
     def rows() -> Iterator[Row]:
         with open_file() as file:

@@ -26,7 +26,7 @@ _LARGEST_EXACT = 2**53
 
 
 def read_xlsx(open_file: Callable[[], BinaryIO], name: str) -> Iterator[Sample | Flawed]:
-    """Conversations in the order of the rows, those with scattered rows last.
+    """Conversations in the order of their first rows.
 
     Raises FileUnreadable, DataInvalid or TooLarge (see ``open_sheet``).
     """
