@@ -15,8 +15,8 @@ from xml.etree import ElementTree
 
 from finery_contracts.errors import FineryError, InvalidRequest, Unavailable
 from finery_contracts.sources import Endpoint, Origin, S3Source
-from finery_dataset_ingest.engine.sources.download import Place, download, fetch_small
-from finery_dataset_ingest.engine.sources.landing import Landing, gone, name_of
+from finery_ml.sources.download import Place, download, fetch_small
+from finery_ml.sources.landing import Landing, gone, name_of
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 MAX_LIST_BYTES = 16 * 2**20
