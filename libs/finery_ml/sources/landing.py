@@ -63,11 +63,7 @@ class Landing:
         Raises:
             TooLarge: there are too many.
         """
-        if len(self.landed) >= self.limits.max_files:
-            raise TooLarge(
-                f"the source has more than {self.limits.max_files:,} files; name a narrower folder, prefix or pattern",
-                code="too_many_files",
-            )
+        self.check_files(len(self.landed) + 1)
         return Arrival(self, self.folder / f"{len(self.landed):06}", name)
 
     def expect(self, size_bytes: int) -> None:
@@ -87,6 +83,14 @@ class Landing:
             raise TooLarge(
                 f"the source has more than the {self.limits.max_bytes:,} bytes that may be fetched; split it",
                 code="source_too_large",
+            )
+
+    def check_files(self, files: int) -> None:
+        """Raises TooLarge when so many are more than may come."""
+        if files > self.limits.max_files:
+            raise TooLarge(
+                f"the source has more than {self.limits.max_files:,} files; name a narrower folder, prefix or pattern",
+                code="too_many_files",
             )
 
     def count(self, size_bytes: int) -> None:
