@@ -49,12 +49,12 @@ class ImportSpec(Record):
     """Make a model folder of ours (safetensors, config, tokenizer) from a folder or a GGUF file."""
 
     kind: Literal[TaskKind.IMPORT] = TaskKind.IMPORT
-    source: str = Field(description="folder with weights; or a folder that holds one .gguf file")
+    source: str = Field(default="", description="folder with weights; or a folder that holds one .gguf file")
+    origin: Origin | None = Field(default=None, description="a folder that is fetched first, instead of ``source``")
     gguf_file: str | None = Field(default=None, description="name of the GGUF file inside the folder")
     family: str | None = None
     overrides: dict[str, Any] = Field(
-        default_factory=dict,
-        description="known repairs of the gallery: eos_token, pad_token, model_max_length",
+        default_factory=dict, description="known repairs of the gallery: eos_token, pad_token, model_max_length"
     )
     apply_repairs: list[str] = Field(default_factory=list, description="ids of proposed repairs that were agreed to")
     allowed_code: list[Sha256] = Field(
@@ -76,9 +76,7 @@ class ValidateSpec(Record):
     depth: Literal["headers", "full"] = Field(
         default="full", description="headers: files, metadata and headers alone, in milliseconds for any size"
     )
-    apply_repairs: list[str] = Field(
-        default_factory=list, description="ids of proposed repairs; the copy that is judged has them, the folder not"
-    )
+    apply_repairs: list[str] = Field(default_factory=list, description="ids of repairs that the judged copy is to have")
     allowed_code: list[Sha256] = Field(
         default_factory=list[Sha256], description="sha256 of Python files that an operator allows, original or repaired"
     )
@@ -205,6 +203,7 @@ class ImportOutput(Record):
     size_bytes: int
     dtype: str
     max_length: int
+    fetched: FetchedBytes | None = Field(default=None, description="of a folder that had to be fetched")
 
 
 class ValidateOutput(Record):

@@ -11,6 +11,7 @@ from finery_contracts.envelope import Event
 from finery_contracts.errors import ErrorBody
 from finery_contracts.jobs import Finding
 from finery_contracts.model import Record, UtcTime
+from finery_contracts.sources import PlaceView
 
 
 class ModelState(StrEnum):
@@ -54,6 +55,7 @@ class ModelView(Record):
     created_at: UtcTime
     family: str | None = None
     gallery: str | None = Field(default=None, description="the gallery id it was made from")
+    origin: PlaceView | None = Field(default=None, description="where its weights came from, when not the gallery's")
     base: str | None = Field(default=None, description="id of the model under the adapter")
     quantisation: str | None = Field(default=None, description="awq, smoothquant, …, or unknown; absent: not quantised")
     openai_name: str | None = Field(default=None, description="ft:<base>:<project>:<suffix>:<id>")

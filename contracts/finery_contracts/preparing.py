@@ -70,7 +70,7 @@ class StepExample(Record):
 
 
 class PrepareOutput(Record):
-    """What was made. out/: records.parquet, report.json, examples.jsonl, stats.json; validation.parquet and its stats."""
+    """What was made. out/: records, validation (.parquet), report, stats, validation_stats (.json), examples.jsonl."""
 
     kind: Literal[TaskKind.PREPARE] = TaskKind.PREPARE
     holds: str = Field(description="messages, preference, feedback, answer or text")

@@ -34,7 +34,7 @@ _AUTHORITY = re.compile(r"(\[[0-9a-fA-F:.]+\]|[^\[\]:]+)(?::([0-9]{1,5}))?")
 _REMEDY = (
     "give the http or https URL of an endpoint that is reachable from the internet; the operator may allow internal "
     "networks, such as 127.0.0.0/8, with FINERY_NOTIFIER_ALLOW_NETWORKS for webhooks and "
-    "FINERY_SOURCES_ALLOW_NETWORKS for data"
+    "FINERY_SOURCES_ALLOW_NETWORKS for data and weights"
 )
 
 

@@ -48,22 +48,24 @@ def show(shell: Shell, model: Model) -> None:
         shell.one(finery.models.get(model))
 
 
-@command(group, "import", example="finery models import mine --path /data/weights/mine")
+@command(group, "import", example="finery models import mine s3://weights/mine --connection lake")
 def import_model(
     shell: Shell,
     name: Annotated[str, typer.Argument(help="How it shall be called.")],
-    gallery_id: Annotated[str | None, typer.Option("--gallery", help="A gallery id.")] = None,
-    path: Annotated[
-        Path | None, typer.Option(help="A folder on the server with weights, config and tokenizer.")
+    folder: Annotated[str | None, typer.Argument(help="s3://bucket/prefix or file:///folder.")] = None,
+    connection: Annotated[
+        str | None, typer.Option(help="What opens the object store; default: the project's only one.")
     ] = None,
+    gallery_id: Annotated[str | None, typer.Option("--gallery", help="A gallery id.")] = None,
+    path: Annotated[str | None, typer.Option(help="A folder on the server with weights, config and tokenizer.")] = None,
     description: Annotated[str, typer.Option()] = "",
     validate: Annotated[bool, typer.Option(help="Check the weights (off: a bad model fails later).")] = True,
 ) -> None:
     """Make a model from the gallery or from a folder, and wait until it is checked."""
     with shell.finery as finery:
         made = finery.models.create(
-            name, gallery=gallery_id, path=str(path.resolve()) if path else None, description=description,
-            validate=validate,
+            name, gallery=gallery_id, path=_absolute(path), url=folder, connection=connection,
+            description=description, validate=validate,
         )  # fmt: skip
         quiet = Shell(shell.as_json, shell.url, shell.api_key, shell.home)
         done = finery.tasks.wait(made.tasks[0]) if quiet.as_json else follow(quiet, made.tasks[0])
@@ -71,6 +73,11 @@ def import_model(
             check = done.result["validation"]
             _ = finery.tasks.wait(check) if quiet.as_json else follow(quiet, check)
         shell.one(finery.models.get(made.id))
+
+
+def _absolute(path: str | None) -> str | None:
+    """A folder as the server knows it; what is no path is left to the server to name."""
+    return path if path is None or "://" in path else str(Path(path).resolve())
 
 
 @command(group, "findings", example="finery models findings mine")

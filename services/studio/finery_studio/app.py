@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -34,8 +35,8 @@ from finery_kit.storage import Storage
 from finery_kit.telemetry import span_from
 from finery_studio import kinds
 from finery_studio.connections.handlers import ConnectionDesk
+from finery_studio.connections.origins import OriginDesk
 from finery_studio.datasets.handlers import DatasetDesk
-from finery_studio.datasets.origins import OriginDesk
 from finery_studio.datasets.preparing import PreparingDesk
 from finery_studio.edge import forward
 from finery_studio.edge.auth import Gate
@@ -83,16 +84,17 @@ class Studio:
         self.specs: dict[TaskKind, SpecMaker] = {}
         self.outcomes: dict[TaskKind, Outcome] = {}
         self.gallery = load_gallery(settings.gallery_file)
-        self.models = ModelDesk(self.gallery.entries, tuple(settings.allowed_roots), settings.retention, self.specs)
-        self.tuning, self.preparing = TuningDesk(self.models), PreparingDesk(self.models)
-        self.publisher = Publisher(self.models, self.storage)
-        self.registrar = registrar_of(settings, self.database, self.storage, self.models.gallery)
         roots = tuple(settings.allowed_roots)
         limits = Limits(
             max_bytes=settings.max_upload_bytes, timeout_s=settings.sources_timeout_s,
             statement_s=settings.sources_statement_s,
         )  # fmt: skip
         origins = OriginDesk(settings.secret, roots, settings.sources_allow_networks, limits)
+        weights = replace(origins, limits=limits.model_copy(update={"max_bytes": settings.max_bundle_bytes}))
+        self.models = ModelDesk(self.gallery.entries, roots, settings.retention, self.specs, weights)
+        self.tuning, self.preparing = TuningDesk(self.models), PreparingDesk(self.models)
+        self.publisher = Publisher(self.models, self.storage)
+        self.registrar = registrar_of(settings, self.database, self.storage, self.models.gallery)
         self.tasks = TaskDesk(
             self.database, self.specs, self.outcomes, settings.max_attempts,
             HangRule(settings.hang_factor, settings.hang_floor_s), self.service.wake_relay,

@@ -48,7 +48,9 @@ class StudioSettings(Settings):
     trusted_keys: list[Path] = Field(
         default_factory=list[Path], description="public keys (PEM files) of others whose model bundles are taken"
     )
-    max_bundle_bytes: int = Field(default=200 * 2**30, ge=1, description="of a model bundle that is imported")
+    max_bundle_bytes: int = Field(
+        default=200 * 2**30, ge=1, description="of a model from elsewhere: a bundle, or a folder of an object store"
+    )
     operator_key: str | None = Field(
         default=None, description="first key of the default project; default: home/api_key"
     )

@@ -12,7 +12,7 @@ import pytest
 from sources_rig import Server, fetched, says, server
 
 from finery_contracts.errors import InvalidRequest, TooLarge, Unavailable
-from finery_dataset_ingest.engine.sources import download, guard
+from finery_ml.sources import download, guard
 
 BODY = b'{"messages": []}\n' * 40_000
 

@@ -17,7 +17,7 @@ from sources_rig import fetched, says, server
 
 from finery_contracts.errors import DataInvalid, Forbidden, InvalidRequest, TooLarge, Unavailable
 from finery_contracts.sources import Endpoint
-from finery_dataset_ingest.engine.sources import download, files, s3
+from finery_ml.sources import download, files, s3
 
 KEYS = {"access_key": "AKIAEXAMPLE", "secret_key": "wJalrXUtnFEMI/K7MDENG"}
 

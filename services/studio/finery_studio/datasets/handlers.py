@@ -30,8 +30,8 @@ from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_kit.sealing import SealBroken
 from finery_kit.storage import Blob, Storage
+from finery_studio.connections.origins import Checked, OriginDesk
 from finery_studio.datasets import inputs, store
-from finery_studio.datasets.origins import Checked, OriginDesk
 from finery_studio.datasets.withdrawal import flagged_at_birth, refuse_withdrawn
 from finery_studio.removal.store import let_go
 from finery_studio.tasks import store as task_store
@@ -187,7 +187,7 @@ def register(
     store.save(tx, view, said, blob=upload.blob.url if upload.blob else "")
     view = flagged_at_birth(tx, view) if upload.lineage else view
     if fetched is not None:
-        fetched[0].keep(tx, dataset_id, fetched[1])
+        fetched[0].keep(tx, store.row_of(tx.session, dataset_id), fetched[1])
     if ingested:
         _submit_ingest(tx, upload, view, actor=actor, specs=specs)
     return view

@@ -36,11 +36,12 @@ from finery_contracts.models import (
 from finery_contracts.retention import Retention
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
+from finery_studio.connections.origins import OriginDesk
 from finery_studio.datasets.withdrawal import inherited
 from finery_studio.models import domain, removal, store, support, versions
 from finery_studio.models.gallery import entry_named
 from finery_studio.models.requests import ImportRequest, NewModel, ValidateRequest, asked_for
-from finery_studio.models.sources import source_of
+from finery_studio.models.sources import given, import_spec_of
 from finery_studio.projects.domain import check_name
 from finery_studio.removal.store import let_go
 from finery_studio.tasks import store as task_store
@@ -55,6 +56,7 @@ class ModelDesk:
     allowed_roots: tuple[Path, ...]
     retention: Retention
     specs: Mapping[TaskKind, SpecMaker]
+    origins: OriginDesk
 
     # --- import and validation ----------------------------------------------------------------------------------
 
@@ -64,17 +66,19 @@ class ModelDesk:
         if store.find(tx.session, actor.project, new.name) is not None:
             raise Conflict(f"there is a model named {new.name} already", code="name_taken", param="name")
         entry = entry_named(self.gallery, new.gallery) if new.gallery else None
-        source = source_of(new.gallery, new.path, entry, actor, self.allowed_roots)
+        source = given(tx, new, entry, actor=actor, roots=self.allowed_roots, origins=self.origins)
         task_id = new_id("task")
         view = ModelView(
             id=new_id("mdl"), project=actor.project, name=new.name, description=new.description,
             number=store.next_number(tx.session, actor.project, new.name), state=ModelState.IMPORTING, version=1,
             created_by=actor.user, created_at=tx.now,
-            family=entry.family if entry else None, gallery=new.gallery, tasks=[task_id],
+            family=entry.family if entry else None, gallery=new.gallery, origin=source.place, tasks=[task_id],
             max_length=entry.max_length if entry else 4096, quantisation=support.quantised_as(entry),
         )  # fmt: skip
         store.save(tx, view, ModelCreated)
-        request = {"model": view.id, "validate": new.validate, **source}
+        if source.checked is not None:
+            self.origins.keep(tx, store.row_of(tx.session, view.id), source.checked)
+        request = {"model": view.id, "validate": new.validate, **source.request}
         submit(
             tx,
             NewTask(TaskKind.IMPORT, f"import-{new.name}", request, asked_for(new), task_id=task_id,
@@ -132,7 +136,7 @@ class ModelDesk:
 
     def import_spec(self, tx: Transaction, task: TaskView) -> ImportSpec:
         """The engine's spec."""
-        return ImportSpec.model_validate({k: v for k, v in task.request.items() if k not in ("model", "validate")})
+        return import_spec_of(task, store.row_of(tx.session, task.request["model"]).origin)
 
     def on_import_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
         """The weights are there, or not; imported or merged."""

@@ -85,7 +85,7 @@ def routes(desk: ModelRoutes) -> APIRouter:
     async def create(body: ModelRequest, wish: Wish = wisher) -> ModelView:
         options = body.task.model_copy(update={"notify": body.notify} if body.notify else {})
         new = NewModel(
-            name=body.name, gallery=body.source.gallery, path=body.source.path, description=body.description,
+            name=body.name, **body.source.model_dump(), description=body.description,
             validate=body.validate_weights, options=options,
         )  # fmt: skip
         view = await desk.gate.once(wish, ModelView, lambda tx: desk.desk.create(tx, new, wish.actor))

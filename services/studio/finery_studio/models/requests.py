@@ -9,28 +9,42 @@ from pydantic import Field, model_validator
 
 from finery_contracts.model import Request
 from finery_contracts.options import TaskOptions
+from finery_contracts.sources import MAX_URL_CHARACTERS
 
 
 class Source(Request):
-    """Where weights come from: exactly one of the two, or a gallery id with a folder of own weights."""
+    """Where weights come from: a gallery id, a folder, or both: the entry with a folder of own weights."""
 
     gallery: str | None = None
     path: str | None = Field(default=None, description="absolute folder on the server")
+    url: str | None = Field(
+        default=None, min_length=1, max_length=MAX_URL_CHARACTERS, description="s3://bucket/prefix, or file:///folder"
+    )
+    connection: str | None = Field(
+        default=None, min_length=1, max_length=64,
+        description="name or id of what opens the object store; default: the project's only one",
+    )  # fmt: skip
 
     @model_validator(mode="after")
     def _one(self) -> Source:
-        if self.gallery is None and self.path is None:
-            raise ValueError("give gallery (an id) or path (a folder)")
+        if self.gallery is None and self.path is None and self.url is None:
+            raise ValueError("give gallery (an id), path (a folder) or url (s3://bucket/prefix)")
+        if self.path is not None and self.url is not None:
+            raise ValueError("path and url both name a folder; give one of them")
+        if self.connection is not None and not (self.url or "").startswith("s3://"):
+            raise ValueError("a connection opens an object store: give it beside url (s3://bucket/prefix)")
         return self
 
 
 @dataclass(frozen=True)
 class NewModel:
-    """A gallery id or a folder, to become a model of the project."""
+    """A gallery id or a folder, here or in an object store, to become a model of the project."""
 
     name: str
     gallery: str | None = None
     path: str | None = None
+    url: str | None = None
+    connection: str | None = None
     description: str = ""
     validate: bool = True
     options: TaskOptions = field(default_factory=TaskOptions)
@@ -48,8 +62,7 @@ class ImportRequest(TaskOptions):
         """The same wish, as the desk takes it."""
         options = TaskOptions(**self.model_dump(exclude_unset=True, include=set(TaskOptions.model_fields)))
         return NewModel(
-            name=self.model, gallery=self.source.gallery, path=self.source.path, validate=self.validate_weights,
-            options=options,
+            name=self.model, **self.source.model_dump(), validate=self.validate_weights, options=options
         )  # fmt: skip
 
 
@@ -81,6 +94,7 @@ class MergeRequest(TaskOptions):
 
 def asked_for(new: NewModel) -> ImportRequest:
     """The same wish, as ``POST /api/v1/tasks`` takes it."""
-    source = {name: value for name, value in (("gallery", new.gallery), ("path", new.path)) if value is not None}
+    said = {name: getattr(new, name) for name in Source.model_fields}
+    source = {name: value for name, value in said.items() if value is not None}
     told = {"kind": "import", "model": new.name, "source": source, "validate": new.validate}
     return ImportRequest.model_validate({**new.options.model_dump(exclude_unset=True), **told})

@@ -41,6 +41,8 @@ class ModelRow(StudioTable, table=True):
     restorable_until: str | None = Field(default=None, index=True)
     was: str | None = None
     """The state before it was deleted."""
+    origin: str | None = Field(default=None, sa_type=Text)
+    sealed: str | None = Field(default=None, sa_type=Text)
     view: str = Field(sa_type=Text)
 
 
@@ -82,6 +84,13 @@ def mine(tx: Transaction, project: str, ref: str) -> ModelView:
     """Like ``load``; kept from other writers until the transaction ends."""
     held_view = held(tx, load(tx.session, project, ref).id)
     return held_view or load(tx.session, project, ref)
+
+
+def row_of(session: Session, model_id: str) -> ModelRow:
+    """The row of a model that is known to be there."""
+    row = session.get(ModelRow, model_id)
+    assert row is not None
+    return row
 
 
 def held(tx: Transaction, model_id: str) -> ModelView | None:

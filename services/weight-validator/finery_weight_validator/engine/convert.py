@@ -1,28 +1,33 @@
 """Imports a model: ``python -m finery_weight_validator.engine.convert JOB_DIR``, spec ImportSpec.
 
-From a GGUF file (whole or in parts), or a folder with safetensors, it makes out/model/: safetensors, config, tokenizer,
-chat template. It copies known kinds of files only, opens no pickle, runs no code of the folder, and leaves nothing half
-done. Repairs that were agreed to are made in the copy.
+From a GGUF file (whole or in parts), or a folder with safetensors, here or in an object store, it makes out/model/:
+safetensors, config, tokenizer, chat template. It takes known kinds of files only, opens no pickle, runs no code of the
+folder, and leaves nothing half done. Repairs that were agreed to are made in the copy.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from finery_contracts.errors import InvalidRequest, WeightsInvalid
 from finery_contracts.jobs import Finding, ImportOutput, ImportSpec, Phase, ValidateSpec
+from finery_contracts.sources import name_of
 from finery_ml.job import JobFolder, Terminated, run
-from finery_weight_validator.engine import gguf_parts, repairs, settled
+from finery_weight_validator.engine import fetching, gguf_parts, repairs, settled
 from finery_weight_validator.engine.findings import errors_of, refuse
-from finery_weight_validator.engine.folder import Survey, read_json, survey
+from finery_weight_validator.engine.folder import Survey, foretold, read_json, survey
 from finery_weight_validator.engine.headers import Tensor, hollow_findings, read_tensors
 from finery_weight_validator.engine.metadata import code_findings, missing_parts
 
+BESIDE = ".model.part"
 _COPY_BYTES = 32 * 2**20
 _SPARE_BYTES = 256 * 2**20
 _DTYPE_NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64", "F8_E4M3": "float8_e4m3fn"}
@@ -34,21 +39,30 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def convert_or_report(work: JobFolder) -> ImportOutput:
-    """Import; a folder that is refused is refused with everything that is wrong with it, not with the first fault."""
+    """Fetch and import; a folder that is refused is told all that is wrong with it, not the first fault alone."""
+    spec = work.job.spec
+    if not isinstance(spec, ImportSpec):
+        raise InvalidRequest(f"This engine imports; it cannot {spec.kind}.", code="wrong_engine", param="kind")
+    if spec.origin is None:
+        return _convert_or_report(work, spec, Path(spec.source))
+    source, fetched = fetching.fetch(work, spec.origin, partial(_judge_names, spec))
+    output = _convert_or_report(work, spec, source)
+    shutil.rmtree(source)  # weights that were made of it are its files: they shall have one name each
+    return output.model_copy(update={"fetched": fetched})
+
+
+def _convert_or_report(work: JobFolder, spec: ImportSpec, source: Path) -> ImportOutput:
     try:
-        return convert(work)
+        return convert(work, spec, source)
     except WeightsInvalid as fault:
-        if not isinstance(work.job.spec, ImportSpec):
-            raise
-        source = Path(work.job.spec.source)
         if not (source / "config.json").is_file():
             raise
+        shutil.rmtree(work.out / BESIDE, ignore_errors=True)  # what it shares with the source is no fault of the source
         from finery_weight_validator.engine.check import look_over
 
         asked = ValidateSpec(
-            model=str(source), generate=False, apply_repairs=work.job.spec.apply_repairs,
-            allowed_code=work.job.spec.allowed_code,
-        )  # fmt: skip
+            model=str(source), generate=False, apply_repairs=spec.apply_repairs, allowed_code=spec.allowed_code
+        )
         found = look_over(work, asked).findings
         raise WeightsInvalid(
             f"{fault.message} ({len(errors_of(found))} faults in all; the findings name each)",
@@ -58,13 +72,10 @@ def convert_or_report(work: JobFolder) -> ImportOutput:
         ) from fault
 
 
-def convert(work: JobFolder) -> ImportOutput:
+def convert(work: JobFolder, spec: ImportSpec, source: Path) -> ImportOutput:
     """Look over the source, make the folder beside its place, repair and judge it, rename it."""
-    spec = work.job.spec
-    if not isinstance(spec, ImportSpec):
-        raise InvalidRequest(f"This engine imports; it cannot {spec.kind}.", code="wrong_engine", param="kind")
-    source, target = Path(spec.source), work.out / "model"
-    beside = target.with_name(".model.part")
+    target = work.out / "model"
+    beside = target.with_name(BESIDE)
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
     work.progress(phase=Phase.RUNNING, message="looking over the files")
@@ -81,6 +92,8 @@ def convert(work: JobFolder) -> ImportOutput:
             _from_gguf(work, gguf, beside, spec=spec)
         else:
             refuse([*missing_parts(found), *code_findings(found), *_weight_findings(found)])
+            if spec.origin is not None:
+                _link(found, beside)
             _check_room(found, beside)
             _copy(work, found, beside)
     settled.settle(beside, overrides=spec.overrides, family=spec.family)
@@ -108,7 +121,7 @@ def gguf_file_of(found: Survey, *, named: str | None) -> Path | None:
         return chosen[0]
     if found.weights or not present:
         return None
-    if len({gguf_parts.parts_of(path)[0] for path in present}) > 1:
+    if len({gguf_parts.whole_of(path) for path in present}) > 1:
         raise WeightsInvalid(
             f"The folder holds {len(present)} GGUF files; say which one with gguf_file: {_names(present)}.",
             code="gguf_ambiguous",
@@ -153,6 +166,24 @@ def _weight_findings(found: Survey) -> list[Finding]:
     for path in found.weights:
         findings += read_tensors(path)[1] + hollow_findings(path, refused=True)
     return findings
+
+
+def _judge_names(spec: ImportSpec, names: Sequence[str]) -> None:
+    """What is wrong with a folder whatever its files hold is said before they are fetched."""
+    assert spec.origin is not None
+    found = foretold(name_of(spec.origin.source), names, allowed_code=frozenset(spec.allowed_code))
+    if spec.gguf_file is None:
+        refuse(found.findings)
+    if gguf_file_of(found, named=spec.gguf_file) is None:
+        refuse(missing_parts(found))
+
+
+def _link(found: Survey, target: Path) -> None:
+    """Weights that were fetched need no copy: nobody else has them, and nothing writes into them."""
+    for path in found.weights:
+        with contextlib.suppress(OSError):  # a file system without links: copied like the rest
+            os.link(path, target / path.name)
+            del found.usable[path.name]
 
 
 def _check_room(found: Survey, target: Path) -> None:

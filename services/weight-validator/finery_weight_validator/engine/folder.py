@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -87,6 +87,24 @@ def survey(folder: Path, *, allowed_code: Collection[str] = ()) -> Survey:
     return found
 
 
+def foretold(folder: str, names: Iterable[str], *, allowed_code: Collection[str] = ()) -> Survey:
+    """What names alone say of a folder that is not here yet: less than ``survey`` finds, nothing that it would not."""
+    found = Survey(Path(folder))
+    for name in names:
+        path, at_top = Path(name), "/" not in name
+        suffix = path.suffix.lower()
+        if at_top and suffix == ".py" and allowed_code:
+            continue
+        fault = _fault_of(name, suffix)
+        if fault is not None:
+            found.findings.append(fault)
+        elif at_top and suffix == ".gguf":
+            found.gguf.append(path)
+        elif at_top and _is_known(path):
+            found.usable[name] = path
+    return found
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a model folder; raises ValueError that says what is wrong, or OSError."""
     value = read_json_value(path)
@@ -149,7 +167,7 @@ def _look_at(
         return
     if at_top and suffix == ".py" and about.st_size <= MAX_CODE_BYTES:
         found.refused_code[path.name] = path
-    fault = _content_fault(path, where, suffix)
+    fault = _fault_of(where, suffix, nature_of(path))
     if fault is not None:
         found.findings.append(fault)
     elif at_top and suffix == ".gguf":
@@ -169,8 +187,8 @@ def _allowed_text(path: Path, size: int, allowed: Collection[str]) -> bytes | No
     return text if hashlib.sha256(text).hexdigest() in allowed else None
 
 
-def _content_fault(path: Path, where: str, suffix: str) -> Finding | None:
-    nature = nature_of(path)
+def _fault_of(where: str, suffix: str, nature: str | None = None) -> Finding | None:
+    """By its name, and by what its bytes are (``disguise``), as far as that is known."""
     if suffix in CODE or nature == "code":
         return error(
             "remote_code",

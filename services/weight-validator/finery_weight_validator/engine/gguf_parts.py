@@ -29,6 +29,12 @@ def parts_of(path: Path) -> list[Path]:
     return [path.with_name(name) for name in names if path.with_name(name).is_file()]
 
 
+def whole_of(path: Path) -> str:
+    """The same for all parts of one file, and for no other file's."""
+    match = _PART.fullmatch(path.name)
+    return f"{match['stem']}-of-{match['count']}.gguf" if match else path.name
+
+
 def read_parts(paths: Sequence[Path]) -> list[GgufHeader]:
     """The headers of all parts, which must belong together; raises WeightsInvalid ``gguf_invalid``, ``gguf_split``."""
     headers: list[GgufHeader] = []

@@ -1,1 +1,1 @@
-"""Sources: where data is fetched from, one module for each kind of place. All of it under limits."""
+"""Where data is fetched from: places of bytes, which ``finery_ml.sources`` knows, and of rows: databases and logs."""

@@ -1,18 +1,17 @@
-"""Brings a source into the job folder: which module fetches which kind, under one limit of time for all of it."""
+"""Brings a source into the job folder: which module fetches which kind of place."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from finery_contracts.errors import Forbidden
 from finery_contracts.jobs import IngestSpec
 from finery_contracts.sources import FetchedBytes, Origin
-from finery_dataset_ingest.engine.sources import files, http, logs, s3, sql
-from finery_dataset_ingest.engine.sources.landing import Landed, Landing, too_slow, within
+from finery_dataset_ingest.engine.sources import logs, sql
 from finery_ml.job import JobFolder
+from finery_ml.sources import files, http, s3
+from finery_ml.sources.landing import Landed, Landing, bring
 
 KINDS: dict[str, Callable[[Any, Origin, Landing], None]] = {
     "file": files.fetch,
@@ -32,16 +31,7 @@ def fetch(work: JobFolder, spec: IngestSpec) -> tuple[list[tuple[Path, str]], Fe
     """
     if spec.origin is None:
         return [(Path(spec.source), spec.filename)], None
-    origin = spec.origin
-    if origin.denied is not None or origin.secret is None:
-        raise Forbidden(origin.denied or "nothing opens this source", code="source_denied", param="source")
-    shutil.rmtree(work.folder / "fetched", ignore_errors=True)
-    landing = Landing(work, origin.limits)
-    with work.span("fetch", kind=origin.source.kind) as facts, within(origin.limits.timeout_s, too_slow(origin.limits)):
-        KINDS[origin.source.kind](origin.source, origin, landing)
-        summary = landing.summary()
-        facts.update(files=summary.files, bytes=summary.size_bytes)
-    landing.tell()
+    landing, summary = bring(work, spec.origin, KINDS[spec.origin.source.kind])
     return [(one.path, _told(one, landing, spec)) for one in landing.in_order()], summary
 
 

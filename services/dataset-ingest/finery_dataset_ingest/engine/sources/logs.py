@@ -17,9 +17,9 @@ from typing import Any, BinaryIO
 
 from finery_contracts.errors import DataInvalid, InvalidRequest
 from finery_contracts.sources import LogSource, Origin
-from finery_dataset_ingest.engine.sources.files import below, opened
-from finery_dataset_ingest.engine.sources.landing import Landing, name_of, within
 from finery_dataset_ingest.engine.sources.rows import RowWriter, is_table
+from finery_ml.sources.files import below, opened
+from finery_ml.sources.landing import Landing, name_of, within
 
 MAX_LINE_BYTES = 2**20
 LINES_AT_ONCE = 200

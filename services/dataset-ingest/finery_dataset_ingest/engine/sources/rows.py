@@ -16,7 +16,7 @@ from typing import Any
 from uuid import UUID
 
 from finery_contracts.errors import DataInvalid, InvalidRequest
-from finery_dataset_ingest.engine.sources.landing import Arrival
+from finery_ml.sources.landing import Arrival
 
 TABLE = ("conversation_id", "human", "assistant")
 NESTED = ("messages", "tools", "chat", "conversations", "chosen", "rejected", "prompt")

@@ -15,10 +15,10 @@ from typing import Any
 
 from finery_contracts.errors import Forbidden, InvalidRequest, TooLarge, Unavailable
 from finery_contracts.sources import Endpoint, Limits, Origin, SqlSource
-from finery_dataset_ingest.engine.sources.files import opened
-from finery_dataset_ingest.engine.sources.guard import addresses
-from finery_dataset_ingest.engine.sources.landing import Landing, within
 from finery_dataset_ingest.engine.sources.rows import RowWriter
+from finery_ml.sources.files import opened
+from finery_ml.sources.guard import addresses
+from finery_ml.sources.landing import Landing, within
 
 ROWS_AT_ONCE = 500
 MAX_VALUE_BYTES = 16 * 2**20

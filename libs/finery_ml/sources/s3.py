@@ -8,41 +8,89 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from urllib.parse import parse_qsl, quote
+from urllib.parse import parse_qsl, quote, unquote_plus
 from xml.etree import ElementTree
 
 from finery_contracts.errors import FineryError, InvalidRequest, Unavailable
 from finery_contracts.sources import Endpoint, Origin, S3Source
-from finery_dataset_ingest.engine.sources.download import Place, download, fetch_small
-from finery_dataset_ingest.engine.sources.landing import Landing, gone, name_of
+from finery_ml.sources.download import Place, download, fetch_small
+from finery_ml.sources.landing import Landing, gone, name_of
 
 EMPTY = hashlib.sha256(b"").hexdigest()
 MAX_LIST_BYTES = 16 * 2**20
 LISTED_AT_ONCE = 1000
+_SIZE = re.compile("[0-9]{1,18}")
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """One bucket of a store."""
+
+    place: Place
+    name: str
+
+    def listed(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Keys that begin with the prefix and their sizes, in order, page by page; empty objects that stand for a
+        folder are left out.
+
+        Raises:
+            InvalidRequest, Unavailable, TooLarge: it cannot be listed.
+        """
+        after = ""
+        while True:
+            query = {"list-type": "2", "max-keys": str(LISTED_AT_ONCE), "prefix": prefix, "encoding-type": "url"}
+            query |= {"continuation-token": after} if after else {}
+            asked = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
+            page = _parsed(fetch_small(self.place, f"/{self.name}?{asked}", MAX_LIST_BYTES))
+            encoded = page.findtext("EncodingType") == "url"
+            for entry in page.iterfind("Contents"):
+                key, size = entry.findtext("Key", ""), entry.findtext("Size", "0")
+                key = unquote_plus(key) if encoded else key
+                if key.startswith(prefix) and not key.endswith("/"):
+                    yield key, int(size) if _SIZE.fullmatch(size) else 0
+            following = page.findtext("NextContinuationToken", "")
+            if page.findtext("IsTruncated") != "true" or not following or following == after:
+                return
+            after = following
+
+    def fetch(self, key: str, landing: Landing, *, name: str) -> None:
+        """One object; raises as ``download``."""
+        download(self.place, target_of(self.name, key), landing, name=name)
+
+
+def opened(source: S3Source, origin: Origin) -> Bucket:
+    """The bucket that a source names, with what opens it."""
+    assert origin.endpoint is not None
+    assert origin.endpoint.url is not None
+    place = Place(origin.endpoint.url, origin.limits, signer(origin.endpoint, origin.secret or {}))
+    return Bucket(place, source.place[0])
 
 
 def fetch(source: S3Source, origin: Origin, landing: Landing) -> None:
     """The object of that key, or every object below it."""
-    assert origin.endpoint is not None
-    assert origin.endpoint.url is not None
-    secret = origin.secret or {}
-    place = Place(origin.endpoint.url, origin.limits, signer(origin.endpoint, secret))
-    bucket, key = source.place
+    bucket, key = opened(source, origin), source.place[1]
     if key and not key.endswith("/"):
         try:
-            download(place, target_of(bucket, key), landing, name=name_of(key.rpartition("/")[2]))
+            bucket.fetch(key, landing, name=name_of(key.rpartition("/")[2]))
             return
         except InvalidRequest as fault:
             if fault.error_code != "source_not_found":
                 raise
-    prefix = key if not key or key.endswith("/") else f"{key}/"
-    for found, size_bytes in _listed(place, bucket, prefix):
+    prefix = below(key)
+    for found, size_bytes in bucket.listed(prefix):
         landing.expect(size_bytes)
-        download(place, target_of(bucket, found), landing, name=name_of(found.removeprefix(prefix)))
+        bucket.fetch(found, landing, name=name_of(found.removeprefix(prefix)))
     if not landing.landed:
         raise gone(source.url)
+
+
+def below(key: str) -> str:
+    """What the keys of a folder's objects begin with."""
+    return key if not key or key.endswith("/") else f"{key}/"
 
 
 def target_of(bucket: str, key: str) -> str:
@@ -88,24 +136,6 @@ def signed(
     signature = hmac.new(key, text.encode(), hashlib.sha256).hexdigest()
     who = f"Credential={secret['access_key']}/{scope}"
     return {**sent, "Authorization": f"AWS4-HMAC-SHA256 {who}, SignedHeaders={names}, Signature={signature}"}
-
-
-def _listed(place: Place, bucket: str, prefix: str) -> Iterator[tuple[str, int]]:
-    """Keys and sizes, page by page; folders' own empty objects are left out."""
-    after = ""
-    while True:
-        query = {"list-type": "2", "max-keys": str(LISTED_AT_ONCE), "prefix": prefix}
-        query |= {"continuation-token": after} if after else {}
-        asked = "&".join(f"{name}={quote(value, safe='-_.~')}" for name, value in sorted(query.items()))
-        page = _parsed(fetch_small(place, f"/{bucket}?{asked}", MAX_LIST_BYTES))
-        for entry in page.iterfind("Contents"):
-            key, size = entry.findtext("Key", ""), entry.findtext("Size", "0")
-            if key.startswith(prefix) and not key.endswith("/"):
-                yield key, int(size) if size.isdigit() else 0
-        following = page.findtext("NextContinuationToken", "")
-        if page.findtext("IsTruncated") != "true" or not following or following == after:
-            return
-        after = following
 
 
 def _parsed(body: bytes) -> ElementTree.Element:

@@ -11,15 +11,16 @@ import os
 import shutil
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
-from finery_contracts.errors import DataInvalid, FineryError, InvalidRequest, StorageFull, TooLarge, Unavailable
+from finery_contracts.errors import FineryError, Forbidden, InvalidRequest, StorageFull, TooLarge, Unavailable
 from finery_contracts.jobs import Phase
-from finery_contracts.sources import FetchedBytes, Limits
+from finery_contracts.sources import FetchedBytes, Limits, Origin
 from finery_ml.job import JobFolder, Terminated
 
 RESERVE_BYTES = 512 * 2**20
@@ -62,11 +63,7 @@ class Landing:
         Raises:
             TooLarge: there are too many.
         """
-        if len(self.landed) >= self.limits.max_files:
-            raise TooLarge(
-                f"the source has more than {self.limits.max_files:,} files; name a narrower folder, prefix or pattern",
-                code="too_many_files",
-            )
+        self.check_files(len(self.landed) + 1)
         return Arrival(self, self.folder / f"{len(self.landed):06}", name)
 
     def expect(self, size_bytes: int) -> None:
@@ -86,6 +83,14 @@ class Landing:
             raise TooLarge(
                 f"the source has more than the {self.limits.max_bytes:,} bytes that may be fetched; split it",
                 code="source_too_large",
+            )
+
+    def check_files(self, files: int) -> None:
+        """Raises TooLarge when so many are more than may come."""
+        if files > self.limits.max_files:
+            raise TooLarge(
+                f"the source has more than {self.limits.max_files:,} files; name a narrower folder, prefix or pattern",
+                code="too_many_files",
             )
 
     def count(self, size_bytes: int) -> None:
@@ -111,10 +116,10 @@ class Landing:
         """What came in all: one file's own hash, or that of the names and hashes of many.
 
         Raises:
-            DataInvalid: nothing came.
+            InvalidRequest: nothing came.
         """
         if not self.landed or not self._come:
-            raise DataInvalid("the source holds no bytes; there is nothing to read", code="source_empty")
+            raise InvalidRequest("the source holds no bytes; there is nothing to read", code="source_empty")
         ordered = self.in_order()
         if len(ordered) == 1:
             digest = ordered[0].sha256
@@ -168,6 +173,27 @@ class Arrival:
         if fault is None:
             digest = self._digest.hexdigest()
             self._landing.landed.append(Landed(self._path, self._name, self.size_bytes, digest))
+
+
+def bring(
+    work: JobFolder, origin: Origin, fetch: Callable[[Any, Origin, Landing], None]
+) -> tuple[Landing, FetchedBytes]:
+    """All of an origin, by what fetches its kind, under one limit of time; what an earlier try left is thrown away.
+
+    Raises:
+        Forbidden: a grant or a connection has gone since the task was submitted.
+        FineryError: it cannot be fetched.
+    """
+    if origin.denied is not None or origin.secret is None:
+        raise Forbidden(origin.denied or "nothing opens this source", code="source_denied", param="source")
+    shutil.rmtree(work.folder / "fetched", ignore_errors=True)
+    landing = Landing(work, origin.limits)
+    with work.span("fetch", kind=origin.source.kind) as facts, within(origin.limits.timeout_s, too_slow(origin.limits)):
+        fetch(origin.source, origin, landing)
+        summary = landing.summary()
+        facts.update(files=summary.files, bytes=summary.size_bytes)
+    landing.tell()
+    return landing, summary
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Sources that have to be fetched: checked at submit, kept sealed, and opened only for the worker that claims the task.
+"""Sources of data and of weights that have to be fetched: checked at submit, kept sealed beside what is made of them,
+and opened only for the worker that claims the task.
 
 What a task's row, its facts and its views hold of a source is what anybody may see. It refuses a source that no grant
 lets the asker's tasks read, when it is asked for and again when a worker comes for it.
@@ -9,13 +10,13 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from finery_contracts.access import Actor
 from finery_contracts.errors import Forbidden, InvalidRequest
 from finery_contracts.grants import Action
-from finery_contracts.jobs import IngestSpec
+from finery_contracts.jobs import ImportSpec, IngestSpec, TaskKind
 from finery_contracts.model import Record
 from finery_contracts.sources import (
     Fetched,
@@ -33,17 +34,26 @@ from finery_kit.db import Transaction
 from finery_kit.netguard import Network, check_spelling
 from finery_kit.sealing import SealBroken, seal, unseal
 from finery_studio.connections import store as connection_store
-from finery_studio.datasets import store
+from finery_studio.datasets import store as dataset_store
 from finery_studio.datasets.roots import allowed_path
 from finery_studio.grants import handlers as grants
+from finery_studio.models import store as model_store
 from finery_studio.tasks import store as task_store
 
 SELECT = re.compile(r"\s*(select|with|values)\b", re.IGNORECASE)
 CLIMBS = re.compile(r"(^|[/\\])\.{1,2}([/\\]|$)")
 
 
+class Keeper(Protocol):
+    """The row of a dataset or model that is made of what is fetched."""
+
+    id: str
+    origin: str | None
+    sealed: str | None
+
+
 class Kept(Record):
-    """What is sealed beside a dataset: the source as it was given, and who asked."""
+    """What is sealed there: the source as it was given, and who asked."""
 
     source: Fetched
     resource: str
@@ -95,16 +105,15 @@ class OriginDesk:
         )
         return Checked(Origin(source=shown(source), endpoint=endpoint, limits=limits), kept)
 
-    def keep(self, tx: Transaction, dataset_id: str, checked: Checked) -> None:
-        """Beside its dataset: the open part as it is, the rest sealed."""
-        row = store.row_of(tx.session, dataset_id)
+    def keep(self, tx: Transaction, row: Keeper, checked: Checked) -> None:
+        """Beside what is made of it: the open part as it is, the rest sealed."""
         row.origin = checked.origin.model_dump_json()
-        row.sealed = seal(self.secret, dataset_id, checked.kept.model_dump_json())
+        row.sealed = seal(self.secret, row.id, checked.kept.model_dump_json())
         tx.session.add(row)
         tx.session.flush()
 
-    def source_of(self, row: store.DatasetRow) -> Any:
-        """The source that a dataset was made of, whole; None for uploads.
+    def source_of(self, row: Keeper) -> Any:
+        """The source that something was made of, whole; None for what was not fetched.
 
         Raises:
             SealBroken: the installation has another secret now.
@@ -116,15 +125,13 @@ class OriginDesk:
     def fill(self, tx: Transaction, claim: Claim) -> Claim:
         """The claim with what opens its source, or with the reason why it is not opened any more."""
         spec = claim.spec
-        if not isinstance(spec, IngestSpec) or spec.origin is None:
+        if not isinstance(spec, IngestSpec | ImportSpec) or spec.origin is None:
             return claim
         filled = spec.origin.model_copy(update=self._opening(tx, claim.task_id))
         return claim.model_copy(update={"spec": spec.model_copy(update={"origin": filled})})
 
     def _opening(self, tx: Transaction, task_id: str) -> dict[str, Any]:
-        task = task_store.held(tx.session, task_id)
-        assert task is not None
-        row = store.row_of(tx.session, task_store.view_of(task).request["dataset"])
+        row = _keeper_of(tx, task_id)
         try:
             kept = Kept.model_validate_json(unseal(self.secret, row.id, row.sealed or ""))
             grants.check(tx, kept.actor, Action.READ, resource=kept.resource)
@@ -160,6 +167,16 @@ class OriginDesk:
         if CLIMBS.search(unquote(unquote(path))):
             raise InvalidRequest(f"{source.url}: write the path without . and ..", code="url_invalid", param="source")
         return origin.removesuffix(":443" if origin.startswith("https") else ":80") + path.rstrip("/")
+
+
+def _keeper_of(tx: Transaction, task_id: str) -> Keeper:
+    """What a task is to make."""
+    row = task_store.held(tx.session, task_id)
+    assert row is not None
+    task = task_store.view_of(row)
+    if task.kind is TaskKind.IMPORT:
+        return model_store.row_of(tx.session, task.request["model"])
+    return dataset_store.row_of(tx.session, task.request["dataset"])
 
 
 def _connection(tx: Transaction, source: S3Source | SqlSource, project: str) -> connection_store.ConnectionRow:

@@ -17,8 +17,8 @@ from urllib.parse import urlsplit
 
 from finery_contracts.errors import FineryError, InvalidRequest, TooLarge, Unavailable
 from finery_contracts.sources import Limits
-from finery_dataset_ingest.engine.sources.guard import connect
-from finery_dataset_ingest.engine.sources.landing import Arrival, Landing, gone
+from finery_ml.sources.guard import connect
+from finery_ml.sources.landing import Arrival, Landing, gone
 
 PIECE = 256 * 2**10
 TRIES = 5
@@ -40,7 +40,7 @@ class Place:
     def open(self, target: str, headers: Mapping[str, str]) -> tuple[http.client.HTTPConnection, Answer]:
         """Send one GET. Raises Broken when the connection fails, InvalidRequest when it may not be made."""
         connection = _Guarded(self.url, self.limits)
-        sent = {"Host": connection.shown, "User-Agent": "Finery-Ingest/1", "Accept-Encoding": "identity", **headers}
+        sent = {"Host": connection.shown, "User-Agent": "Finery/1", "Accept-Encoding": "identity", **headers}
         try:
             connection.putrequest("GET", target, skip_host=True, skip_accept_encoding=True)
             for name, value in self.sign("GET", target, sent).items():

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from finery_contracts.errors import Forbidden, InvalidRequest
 from finery_contracts.sources import FileSource, Origin
-from finery_dataset_ingest.engine.sources.landing import Landing, gone, name_of
+from finery_ml.sources.landing import Landing, gone, name_of
 
 PIECE = 1 << 20
 MAX_DEPTH = 32

@@ -5,8 +5,8 @@ from __future__ import annotations
 from urllib.parse import unquote, urlsplit
 
 from finery_contracts.sources import HttpSource, Origin
-from finery_dataset_ingest.engine.sources.download import Place, download
-from finery_dataset_ingest.engine.sources.landing import Landing, name_of
+from finery_ml.sources.download import Place, download
+from finery_ml.sources.landing import Landing, name_of
 
 
 def fetch(source: HttpSource, origin: Origin, landing: Landing) -> None:
