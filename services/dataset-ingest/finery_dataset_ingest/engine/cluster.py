@@ -30,6 +30,7 @@ PLACED_SCHEMA = SHELF_SCHEMA.append(pa.field(PLACE, pa.int64(), nullable=False))
 """In the cluster a record also knows its place among all, so that the first of two and the order can be told."""
 _LOOK_EVERY_S = 0.5
 _KEPT_HERE = 16
+_FOLDERS = "finery-ray-"
 
 
 class Pulse(Protocol):
@@ -57,7 +58,8 @@ def joined() -> Iterator[None]:
             "the preparation with on=worker",
             code="ray_not_installed", param="on",
         ) from fault  # fmt: skip
-    folder = Path(tempfile.mkdtemp(prefix="finery-ray-"))  # sockets lie in it: a job folder's path is too long for them
+    _clear_what_the_dead_left()
+    folder = Path(tempfile.mkdtemp(prefix=f"{_FOLDERS}{os.getpid()}-"))  # for sockets: a job folder's path is too long
     alone = {} if cluster_address() else {"_temp_dir": str(folder), "_node_ip_address": "127.0.0.1"}
     try:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR, **alone)
@@ -172,6 +174,13 @@ class NewPlaces:
         nth = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)
         found = batch_of(table.take(pa.array(rows)))
         return placed(without_places(found), pa.array(self._target[np.repeat(first, counts) + nth]))
+
+
+def _clear_what_the_dead_left() -> None:
+    """Folders of engines that were killed."""
+    for left in Path(tempfile.gettempdir()).glob(f"{_FOLDERS}*-*"):
+        if not Path(f"/proc/{left.name.removeprefix(_FOLDERS).partition('-')[0]}").exists():
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def batch_of(table: pa.Table) -> pa.RecordBatch:
