@@ -39,6 +39,7 @@ class PrepareSpec(Record):
     steps: list[Step] = Field(default_factory=list[Step])
     seed: int = 42
     examples: int = Field(default=20, description="records shown of each step")
+    on: Literal["worker", "ray"] = Field(default="worker", description="ray: on a Ray cluster, with the same bytes")
 
 
 class StepReport(Record):

@@ -176,7 +176,8 @@ def _limit() -> None:
 
 def _clean_environment() -> dict[str, str]:
     """What an engine may know of ours: the way to programs and the locale, no credential."""
-    kept = {name: os.environ[name] for name in ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR") if name in os.environ}
+    plain = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "RAY_ADDRESS")
+    kept = {name: os.environ[name] for name in plain if name in os.environ}
     kept |= {name: value for name, value in os.environ.items() if name.startswith(("CUDA_", "NVIDIA_", "LD_LIBRARY"))}
     return kept | ENGINE_ENVIRONMENT
 

@@ -150,6 +150,11 @@ def watch_life_line(on_closed: Callable[[], None]) -> None:
     threading.Thread(target=wait, name="life-line", daemon=True).start()
 
 
+def cluster_address() -> str | None:
+    """The Ray cluster that the worker's operator named; None: this machine alone."""
+    return os.environ.get("RAY_ADDRESS")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write beside, flush to disk, rename: a reader sees all of it or nothing."""
     beside = path.with_name(f".{path.name}.part")

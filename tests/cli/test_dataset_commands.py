@@ -79,6 +79,8 @@ def test_cleansing_is_the_usual_chain_and_what_the_options_add(house: Installati
     ]  # fmt: skip
     assert (steps["language"], steps["contamination"]) == ({"keep": ["zh"]}, {"against": ["exam"]})
     assert (steps["personal"], steps["near_duplicates"]) == ({"action": "drop"}, {"threshold": 0.8})
+    run("datasets", "clean", "raw", "--on", "ray")
+    assert [asked.get("on") for asked in house.asked] == [None, None, "ray"]
 
 
 def test_what_was_done_is_a_table_or_the_whole_task_as_json(house: Installation) -> None:

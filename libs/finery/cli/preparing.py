@@ -21,6 +21,7 @@ Dataset = Annotated[str, typer.Argument(help="A dataset's id or name.")]
 Output = Annotated[str | None, typer.Option(help="Name of the dataset that is made.")]
 Seed = Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")]
 Wait = Annotated[bool, typer.Option(help="Wait for the end and show what was done.")]
+On = Annotated[Literal["worker", "ray"] | None, typer.Option(help="ray: large sets, on a Ray cluster.")]
 STEP_COLUMNS: Columns = {
     "step": lambda s: s.step, "in": lambda s: f"{s.records_in:,}", "out": lambda s: f"{s.records_out:,}",
     "removed": lambda s: f"{s.removed:,}", "changed": lambda s: f"{s.changed:,}",
@@ -41,11 +42,11 @@ def register(group: typer.Typer) -> None:
 def prepare(
     shell: Shell, datasets: Datasets,
     recipe: Annotated[Path, typer.Option("--recipe", "-r", help="YAML or JSON: steps, and what else a task takes.")],
-    output: Output = None, seed: Annotated[int | None, typer.Option(min=0)] = None, wait: Wait = True,
+    output: Output = None, seed: Annotated[int | None, typer.Option(min=0)] = None, on: On = None, wait: Wait = True,
 ) -> None:  # fmt: skip
     """Make a dataset of others by the steps of a recipe."""
     said = _recipe(recipe)
-    said |= {name: value for name, value in (("output", output), ("seed", seed)) if value is not None}
+    said |= {name: value for name, value in (("output", output), ("seed", seed), ("on", on)) if value is not None}
     steps = cast("list[dict[str, Any]]", said.pop("steps", []))
     with shell.finery as finery:
         _show(shell, finery.datasets.prepare(datasets, steps, **said), wait=wait)
@@ -59,7 +60,7 @@ def clean(
     shortest: Annotated[int | None, typer.Option("--min", min=0, help="Characters of a record, at least.")] = None,
     longest: Annotated[int | None, typer.Option("--max", min=1, help="Characters of a record, at most.")] = None,
     against: Annotated[list[str] | None, typer.Option(help="Evaluation sets that must not be in it.")] = None,
-    wait: Wait = True,
+    on: On = None, wait: Wait = True,
 ) -> None:  # fmt: skip
     """Cleanse by the usual chain: missing, duplicates, quality, personal data, and what the options add."""
     steps: list[dict[str, Any]] = [{"step": "missing"}, {"step": "quality"}]
@@ -69,7 +70,7 @@ def clean(
     steps += [{"step": "near_duplicates", "threshold": near}] if near else []
     steps += [{"step": "contamination", "against": against}] if against else []
     steps += [{"step": "personal", "action": personal}] if personal != "keep" else []
-    said = {"output": output} if output else {}
+    said = {name: value for name, value in (("output", output), ("on", on)) if value is not None}
     with shell.finery as finery:
         _show(shell, finery.datasets.prepare(datasets, steps, seed=seed, **said), wait=wait)
 

@@ -18,11 +18,11 @@ import pyarrow as pa
 from finery_contracts.preparing import StepExample, StepReport
 from finery_dataset_ingest.engine.steps.table import Ground, chooser_of, judge_of
 from finery_dataset_ingest.engine.steps.texts import texts_of
-from finery_dataset_ingest.engine.steps.verdicts import Chosen, Judge, Why
+from finery_dataset_ingest.engine.steps.verdicts import Chooseable, Chosen, Judge, Why
 from finery_dataset_ingest.engine.tables import Shelf, View
 
 _SHOWN_CHARACTERS = 300
-_SEED_STRIDE = 2**32
+SEED_STRIDE = 2**32
 """Between the seeds of two places in the chain: two samples draw differently."""
 
 
@@ -39,13 +39,13 @@ def run_chain(
 
     The reports are whole when ``train`` was read to its end, which can be done once.
     """
-    tallies = [_Tally(place, step, examples) for place, step in enumerate(steps, start=1)]
+    tallies = [Tally(place, step, examples) for place, step in enumerate(steps, start=1)]
     made = Made(_counted(batches, pulse), None, tallies)
     for number, step in enumerate(steps):
-        seeded = replace(ground, seed=ground.seed + number * _SEED_STRIDE)
+        seeded = replace(ground, seed=ground.seed + number * SEED_STRIDE)
         chooser = chooser_of(step, seeded)
         if chooser is None:
-            made.train = _judged(made.train, judge_of(step, seeded), tallies[number])
+            made.train = judged(made.train, judge_of(step, seeded), tallies[number])
             continue
         view = made.train.view if isinstance(made.train, _Shown) else made.lay_down(folder, number, pulse)
         chosen = chooser(view)
@@ -61,7 +61,7 @@ class Made:
 
     train: Iterable[pa.RecordBatch]
     validation: View | None
-    tallies: list[_Tally]
+    tallies: list[Tally]
     _shelves: list[Shelf] = field(default_factory=list[Shelf])
 
     @property
@@ -99,8 +99,8 @@ class _Shown:
 
 
 @dataclass
-class _Tally:
-    """What is told of one step."""
+class Tally:
+    """What is told of one step; ``limit`` examples of each outcome."""
 
     place: int
     step: Any
@@ -123,6 +123,16 @@ class _Tally:
             repeated=self.repeated, reasons=dict(sorted(self.reasons.items())), notes=[*self.notes, *counted],
         )  # fmt: skip
 
+    def absorb(self, later: Tally) -> None:
+        """What was told of the records that come after these."""
+        for name in ("records_in", "records_out", "removed", "changed"):
+            setattr(self, name, getattr(self, name) + getattr(later, name))
+        self.reasons.update(later.reasons)
+        self.counts.update(later.counts)
+        for outcome in ("removed", "changed"):
+            room = self.limit - sum(example.outcome == outcome for example in self.examples)
+            self.examples += [example for example in later.examples if example.outcome == outcome][: max(room, 0)]
+
     def show(self, batch: pa.RecordBatch, found: Sequence[tuple[int, Why]], outcome: Literal["removed", "changed"]):
         room = self.limit - sum(example.outcome == outcome for example in self.examples)
         if room <= 0 or not found:
@@ -142,7 +152,8 @@ class _Tally:
                 )
             )
 
-    def take_choice(self, view: View, chosen: Chosen) -> None:
+    def take_choice(self, view: Chooseable, chosen: Chosen) -> None:
+        """What a step chose of all of them."""
         aside = 0 if chosen.validation is None else len(chosen.validation)
         distinct = len(np.unique(chosen.kept))
         self.records_in, self.records_out = view.records, len(chosen.kept) + aside
@@ -155,7 +166,8 @@ class _Tally:
             self.show(shown, [(row, why) for row, (_, why) in enumerate(few)], "removed")
 
 
-def _judged(batches: Iterable[pa.RecordBatch], judge: Judge, tally: _Tally) -> Iterator[pa.RecordBatch]:
+def judged(batches: Iterable[pa.RecordBatch], judge: Judge, tally: Tally) -> Iterator[pa.RecordBatch]:
+    """Batches without what the judge removes; ``tally`` hears of it."""
     for batch in batches:
         found = judge(batch)
         tally.records_in += batch.num_rows

@@ -1,8 +1,7 @@
 """Chains on Ray Data, for sets that one machine would take too long for: the same step functions, the same bytes.
 
-Ray is no dependency of Finery: whoever has a cluster brings it (``ray[data]``). Records are judged where they lie.
-Steps that must see all records exchange numbers by hash partition; the functions that decide on one machine decide from
-them. It refuses mix and shuffle, whose order no partition knows.
+Records are judged where they lie. A step that must see all of them is decided here, by the functions that decide on one
+machine, from numbers: a few for each record. So memory here holds numbers, never records.
 """
 
 from __future__ import annotations
@@ -16,59 +15,111 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from finery_contracts.cleansing import ExactDuplicates, NearDuplicates, Sample, Split
-from finery_contracts.datasets import DataKind
-from finery_contracts.errors import NotOffered
-from finery_dataset_ingest.engine.canonical import CanonicalWriter
-from finery_dataset_ingest.engine.steps.chance import sample_of, sides_of, split_keys
-from finery_dataset_ingest.engine.steps.duplicates import firsts, keys_of
+from finery_contracts.cleansing import ExactDuplicates, Mix, NearDuplicates, Sample, Shuffle, Split
+from finery_contracts.preparing import StepExample, StepReport
+from finery_dataset_ingest.engine.chain import SEED_STRIDE, Tally, judged
+from finery_dataset_ingest.engine.cluster import (
+    PLACE,
+    OnlyPlaces,
+    Pulse,
+    Records,
+    Watch,
+    batch_of,
+    column_of,
+    mapped_by,
+    placed,
+    without_places,
+)
+from finery_dataset_ingest.engine.steps.chance import mixture_of, order_of, sample_of, sides_of, split_keys
+from finery_dataset_ingest.engine.steps.duplicates import distinct_of, firsts, keys_of
 from finery_dataset_ingest.engine.steps.near_duplicates import bands_of, choose_dissimilar, shingles_of
 from finery_dataset_ingest.engine.steps.shingles import Shingler
 from finery_dataset_ingest.engine.steps.table import Ground, chooser_of, judge_of
-from finery_dataset_ingest.engine.steps.verdicts import Judge
-from finery_dataset_ingest.engine.tables import BATCH_RECORDS, SHELF_SCHEMA, Shelf, Source
+from finery_dataset_ingest.engine.steps.verdicts import Chosen, Judge
+from finery_dataset_ingest.engine.tables import INPUT, Shelf, Source
 
-PLACE, PART = "_place", "_part"
-PLACED_SCHEMA = SHELF_SCHEMA.append(pa.field(PLACE, pa.int64(), nullable=False))
-"""In the cluster a record also knows its place among all, so that the first of two and the order can be told."""
-_SEED_STRIDE = 2**32
-_GLOBAL = (ExactDuplicates, NearDuplicates, Sample, Split)
+PART = "_part"
+RECORDS_A_PARTITION = 1_000_000
+
+
+class Ledger:
+    """What steps did to each batch, by its first record: a batch that is done again is counted once."""
+
+    def __init__(self) -> None:
+        self._told: dict[tuple[int, int], Tally] = {}
+        self._read: dict[int, int] = {}
+
+    def take(self, number: int, first: int, tally: Tally) -> None:
+        """Of step ``number``."""
+        self._told[number, first] = tally
+
+    def note_read(self, place: int, records: int) -> None:
+        """So many records from this place on were read."""
+        self._read[place] = records
+
+    def records_read(self) -> int:
+        """So far."""
+        return sum(self._read.values())
+
+    def of(self, number: int) -> list[Tally]:
+        """Of one step, in the order of the records."""
+        keys = sorted(key for key in self._told if key[0] == number)
+        return [self._told[key] for key in keys]
+
+
+@dataclass
+class Made:
+    """What a chain on a cluster leaves; it is read as ``chain.Made`` is."""
+
+    train: Records
+    validation: Records | None
+    tallies: list[Tally]
+
+    @property
+    def reports(self) -> list[StepReport]:
+        """One a step."""
+        return [tally.report() for tally in self.tallies]
+
+    @property
+    def examples(self) -> list[StepExample]:
+        """Of all steps, in the order of the chain."""
+        return [example for tally in self.tallies for example in tally.examples]
+
+    def close(self) -> None:
+        """Nothing lies here."""
 
 
 def run_on_ray(
-    sources: Sequence[Source], steps: Sequence[Any], ground: Ground, *, out: Path, scratch: Path, partitions: int = 64
-) -> dict[str, str]:
-    """Write ``records.parquet`` (and ``validation.parquet``) into ``out``; returns the sha256 of each.
+    sources: Sequence[Source], steps: Sequence[Any], ground: Ground, *, scratch: Path, pulse: Pulse, examples: int = 20
+) -> Made:
+    """Records in, records out, inside ``cluster.joined()``; the files must lie at the same path on every machine of it.
 
-    Raises NotOffered ``step_not_distributed`` for mix and shuffle.
+    ``scratch`` is for near duplicates alone: records that may be alike are compared here.
     """
-    import ray.data
+    import ray
 
-    refuse_what_cannot_be(steps)
-    pieces = list(pieces_of(sources))
-    records = ray.data.from_items(pieces).map_batches(read_pieces, batch_size=1, batch_format="pyarrow")
-    validation = None
+    ledger = ray.remote(num_cpus=0)(Ledger).remote()
+    pieces = ray.data.from_items(list(pieces_of(sources)))
+    start = pieces.map_batches(ReadPieces(ledger), batch_size=1, batch_format="pyarrow")
+    made = Made(Records(start, Watch(ledger, pulse), 0), None, [])
     for number, step in enumerate(steps):
-        seeded = replace(ground, seed=ground.seed + number * _SEED_STRIDE)
-        if not isinstance(step, _GLOBAL):
-            records = _mapped(records, JudgeBatch(step, seeded))
+        tally = Tally(number + 1, step, examples)
+        seeded = replace(ground, seed=ground.seed + number * SEED_STRIDE)
+        made.tallies.append(tally)
+        if chooser_of(step, seeded) is None:
+            made.train = made.train.mapped(JudgeBatch(number, step, seeded, examples, ledger))
             continue
-        records = records.materialize()
-        kept, aside = _decide(records, step, seeded.seed, scratch=scratch, partitions=partitions)
-        validation = None if aside is None else _mapped(records, KeepPlaces(aside))
-        records = _mapped(records, KeepPlaces(kept))
-    sides = {"records": records} | ({} if validation is None else {"validation": validation})
-    return {name: _write(side, out / f"{name}.parquet", holds=sources[0].holds) for name, side in sides.items()}
-
-
-def refuse_what_cannot_be(steps: Sequence[Any]) -> None:
-    """Raises NotOffered ``step_not_distributed``."""
-    for place, step in enumerate(steps):
-        if chooser_of(step, Ground()) is not None and not isinstance(step, _GLOBAL):
-            raise NotOffered(
-                f"{step.step} is not offered on a cluster: its order knows no partitions; do it in a task of its own.",
-                code="step_not_distributed", param=f"steps.{place}.step",
-            )  # fmt: skip
+        there = made.train.there()
+        chosen = _choose(there, step, seeded, scratch=scratch)
+        tally.take_choice(there, chosen)
+        made.train = there.only(chosen.kept)
+        made.validation = None if chosen.validation is None else there.only(chosen.validation)
+    made.train = made.train.there()
+    made.validation = made.validation and made.validation.there()
+    for number, tally in enumerate(made.tallies):
+        for part in ray.get(ledger.of.remote(number)):
+            tally.absorb(part)
+    return made
 
 
 def pieces_of(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
@@ -84,46 +135,50 @@ def pieces_of(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
                 start += file.metadata.row_group(group).num_rows
 
 
-def read_pieces(pieces: pa.Table) -> Iterator[pa.Table]:
-    """The records of row groups, batch by batch, each with its place."""
-    for piece in pieces.to_pylist():
-        place = piece["start"]
-        source = Source(Path(piece["path"]), piece["number"], piece["dataset"], piece["holds"], 0)
-        for batch in source.batches(row_groups=[piece["group"]]):
-            places = pa.array(np.arange(place, place + batch.num_rows))
-            place += batch.num_rows
-            yield pa.Table.from_batches([pa.record_batch([*batch.columns, places], schema=PLACED_SCHEMA)])
+@dataclass(frozen=True)
+class ReadPieces:
+    """The records of row groups, batch by batch, each with its place; ``ledger`` is a Ledger somewhere."""
+
+    ledger: Any
+
+    def __call__(self, pieces: pa.Table) -> Iterator[pa.Table]:
+        for piece in pieces.to_pylist():
+            place = piece["start"]
+            source = Source(Path(piece["path"]), piece["number"], piece["dataset"], piece["holds"], 0)
+            for batch in source.batches(row_groups=[piece["group"]]):
+                places = pa.array(np.arange(place, place + batch.num_rows))
+                self.ledger.note_read.remote(place, batch.num_rows)
+                place += batch.num_rows
+                yield placed(batch, places)
 
 
 @dataclass
 class JudgeBatch:
     """A step that looks at one record at a time, as a cluster calls it; the judge is made where it works."""
 
+    number: int
     step: Any
     ground: Ground
+    examples: int
+    ledger: Any
     _judge: Judge | None = field(default=None, init=False)
 
     def __call__(self, table: pa.Table) -> pa.Table:
+        import ray
+
         batch = batch_of(table)
+        if not batch.num_rows:
+            return table
+        places, tally = batch.column(PLACE), Tally(self.number + 1, self.step, self.examples)
         self._judge = self._judge or judge_of(self.step, self.ground)
-        found = self._judge(pa.record_batch(batch.columns[:-1], schema=SHELF_SCHEMA))
-        kept = [row for row in range(batch.num_rows) if row not in found.removed]
-        whole = pa.record_batch([*found.batch.columns, batch.column(PLACE)], schema=PLACED_SCHEMA)
-        return pa.Table.from_batches([whole.take(pa.array(kept, pa.int64()))])
+        found = self._judge(without_places(batch))
+        (kept,) = judged([without_places(batch)], lambda _: found, tally)
+        ray.get(self.ledger.take.remote(self.number, places[0].as_py(), tally))
+        stay = pa.array([row for row in range(batch.num_rows) if row not in found.removed], pa.int64())
+        return placed(kept, places.take(stay))
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"step": self.step, "ground": self.ground, "_judge": None}
-
-
-@dataclass(frozen=True)
-class KeepPlaces:
-    """Keeps the records of these places; ``places`` ascend."""
-
-    places: np.ndarray
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        found = np.isin(table.column(PLACE).to_numpy(), self.places)
-        return table.filter(pa.array(found))
+        return {**vars(self), "_judge": None}
 
 
 @dataclass(frozen=True)
@@ -148,6 +203,22 @@ class KeyRows:
         return pa.table({PLACE: places, PART: part, "high": keys[:, 0], "low": keys[:, 1]})
 
 
+@dataclass(frozen=True)
+class SplitRows:
+    """What a split is decided from."""
+
+    step: Split
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        keys = split_keys(batch_of(table), self.step)
+        return pa.table({PLACE: table.column(PLACE), **{f"k{n}": keys[:, n] for n in range(keys.shape[1])}})
+
+
+def input_rows(table: pa.Table) -> pa.Table:
+    """Which dataset each record is of."""
+    return table.select([PLACE, INPUT])
+
+
 def repeated(rows: pa.Table) -> pa.Table:
     """Of one partition, the places whose key an earlier place has, and that earlier one."""
     rows = rows.sort_by(PLACE)
@@ -157,78 +228,42 @@ def repeated(rows: pa.Table) -> pa.Table:
     return pa.table({PLACE: places[again], "first": places[first[again]]})
 
 
-def batch_of(table: pa.Table) -> pa.RecordBatch:
-    """One batch in the shelf's schema with its places, whatever an engine made of the columns on the way."""
-    found = table.select(PLACED_SCHEMA.names).cast(PLACED_SCHEMA).combine_chunks().to_batches()
-    return found[0] if found else pa.RecordBatch.from_pylist([], schema=PLACED_SCHEMA)
-
-
-def _decide(
-    records: Any, step: Any, seed: int, *, scratch: Path, partitions: int
-) -> tuple[np.ndarray, np.ndarray | None]:
-    """The places that stay, and those laid aside."""
-    places = np.sort(_column(records, PLACE))
+def _choose(there: Records, step: Any, ground: Ground, *, scratch: Path) -> Chosen:
+    """What the step keeps, as positions in the records' order."""
     if isinstance(step, Sample):
-        return places[sample_of(len(places), step, seed).kept], None
+        return sample_of(there.records, step, ground.seed)
+    if isinstance(step, Shuffle):
+        return order_of(there.records, step, ground.seed)
+    if isinstance(step, Mix):
+        inputs = there.numbers(input_rows).column(INPUT).to_numpy()
+        return mixture_of(inputs, step, ground.seed, ground.inputs)
     if isinstance(step, Split):
-        keys = _mapped(records, SplitRows(step)).sort(PLACE)
-        table = pa.concat_tables(list(keys.iter_batches(batch_size=None, batch_format="pyarrow")))
-        numbers = np.stack([table.column(f"k{n}").to_numpy() for n in range(5)], axis=1)
-        chosen = sides_of(numbers, step, seed)
-        assert chosen.validation is not None
-        return places[chosen.kept], places[chosen.validation]
-    pairs = _mapped(records, KeyRows(step, partitions)).groupby(PART).map_groups(repeated, batch_format="pyarrow")
-    pairs = pairs.materialize()
-    gone = np.unique(_column(pairs, PLACE))
-    if isinstance(step, NearDuplicates) and len(gone):
-        alike = np.union1d(gone, _column(pairs, "first"))
-        gone = _verified(_mapped(records, KeepPlaces(alike)).sort(PLACE), alike, step, scratch=scratch)
-    return np.setdiff1d(places, gone), None
+        rows = there.numbers(SplitRows(step))
+        keys = [rows.column(n).to_numpy() for n in range(1, rows.num_columns)]
+        return sides_of(np.stack(keys, axis=1), step, ground.seed)
+    if not there.records:
+        return Chosen(np.empty(0, np.int64))
+    partitions = 1 + there.records // RECORDS_A_PARTITION
+    groups = mapped_by(there.data, KeyRows(step, partitions)).groupby(PART, num_partitions=partitions)
+    pairs = there.watch.done(groups.map_groups(repeated, batch_format="pyarrow"))
+    gone = np.searchsorted(there.places, column_of(pairs, PLACE))
+    first = np.searchsorted(there.places, column_of(pairs, "first"))
+    if isinstance(step, ExactDuplicates):
+        firsts_of_all = np.arange(there.records)
+        firsts_of_all[gone] = first
+        return distinct_of(there, firsts_of_all)
+    return _dissimilar(there, np.union1d(gone, first), step, scratch=scratch)
 
 
-def _verified(records: Any, places: np.ndarray, step: NearDuplicates, *, scratch: Path) -> np.ndarray:
+def _dissimilar(there: Records, alike: np.ndarray, step: NearDuplicates, *, scratch: Path) -> Chosen:
     """Only records that share a bucket can be alike; these few are compared here, as on one machine."""
-    tables = records.iter_batches(batch_size=BATCH_RECORDS, batch_format="pyarrow")
-    batches = (pa.record_batch(batch_of(table).columns[:-1], schema=SHELF_SCHEMA) for table in tables)
-    shelf = Shelf(scratch / "alike.arrow", batches)
+    some = Records(mapped_by(there.data, OnlyPlaces(there.places[alike])), there.watch, len(alike))
+    shelf = Shelf(scratch / "alike.arrow", some.batches())
     try:
         chosen = choose_dissimilar(shelf.all(), step)
     finally:
         shelf.close()
-    return np.delete(places, chosen.kept)
-
-
-@dataclass(frozen=True)
-class SplitRows:
-    """What a split is decided from."""
-
-    step: Split
-
-    def __call__(self, table: pa.Table) -> pa.Table:
-        batch = batch_of(table)
-        keys = split_keys(batch, self.step)
-        return pa.table({PLACE: batch.column(PLACE), **{f"k{n}": keys[:, n] for n in range(keys.shape[1])}})
-
-
-def _mapped(records: Any, work: Any) -> Any:
-    """Ray looks at functions; an instance is called through one."""
-    return records.map_batches(lambda table: work(table), batch_size=BATCH_RECORDS, batch_format="pyarrow")
-
-
-def _column(records: Any, name: str) -> np.ndarray:
-    parts = [
-        batch.column(name).to_numpy()
-        for batch in records.select_columns([name]).iter_batches(batch_size=None, batch_format="pyarrow")
-        if batch.num_rows
-    ]
-    return np.concatenate(parts) if parts else np.empty(0, np.int64)
-
-
-def _write(records: Any, path: Path, *, holds: str) -> str:
-    writer = CanonicalWriter(path, DataKind(holds))
-    try:
-        for table in records.sort(PLACE).iter_batches(batch_size=BATCH_RECORDS, batch_format="pyarrow"):
-            writer.add(batch_of(table))
-        return writer.publish()
-    finally:
-        writer.discard()
+    kept = np.ones(there.records, bool)
+    kept[np.delete(alike, chosen.kept)] = False
+    examples = [(int(alike[position]), why) for position, why in chosen.examples]
+    return replace(chosen, kept=np.flatnonzero(kept), examples=examples)

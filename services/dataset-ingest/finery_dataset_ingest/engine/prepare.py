@@ -10,6 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from finery_contracts.datasets import DataKind
 from finery_contracts.errors import DataInvalid, InvalidRequest
 from finery_contracts.jobs import Phase
 from finery_contracts.preparing import PrepareOutput, PrepareSource, PrepareSpec, SourceUsed, StepReport
+from finery_dataset_ingest.engine import cluster, distributed
 from finery_dataset_ingest.engine.canonical import CanonicalWriter
 from finery_dataset_ingest.engine.chain import Made, run_chain
 from finery_dataset_ingest.engine.samples import Turn
@@ -55,17 +57,31 @@ def prepare(work: JobFolder, *, batch_records: int = BATCH_RECORDS) -> PrepareOu
     work.progress(phase=Phase.RUNNING, total=pulse.total, message=" → ".join(step.step for step in spec.steps)[:200])
     try:
         with work.span("chain", steps=len(spec.steps)) as facts:
-            batches = chain.from_iterable(source.batches(batch_records) for source in sources)
-            ground = _ground(spec)
-            made = run_chain(
-                _watched(batches, pulse), spec.steps, ground, folder=scratch, examples=spec.examples, pulse=pulse.look
-            )
-            written = _write(work, made, holds)
+            with _chain(spec, sources, scratch=scratch, pulse=pulse, batch_records=batch_records) as made:
+                written = _write(work, made, holds)
             facts.update(records=written.records)
         _tell(work, made, spec)
         return _output(spec, sources, made, written)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _chain(
+    spec: PrepareSpec, sources: list[Source], *, scratch: Path, pulse: _Pulse, batch_records: int
+) -> Iterator[Made | distributed.Made]:
+    """The chain, here or on a cluster; what it leaves can be read inside the context."""
+    ground = _ground(spec)
+    if spec.on == "ray":
+        with cluster.joined():
+            yield distributed.run_on_ray(
+                sources, spec.steps, ground, scratch=scratch, pulse=pulse, examples=spec.examples
+            )
+        return
+    batches = chain.from_iterable(source.batches(batch_records) for source in sources)
+    yield run_chain(
+        _watched(batches, pulse), spec.steps, ground, folder=scratch, examples=spec.examples, pulse=pulse.look
+    )
 
 
 class _Written:
@@ -76,7 +92,7 @@ class _Written:
         self.records, self.validation, self.characters = 0, 0, 0
 
 
-def _write(work: JobFolder, made: Made, holds: str) -> _Written:
+def _write(work: JobFolder, made: Made | distributed.Made, holds: str) -> _Written:
     """Both files under their names, or none of them."""
     written, tally, aside = _Written(holds), Tally(), Tally()
     writers = {"records": CanonicalWriter(work.out / "records.parquet", DataKind(holds))}
@@ -105,14 +121,16 @@ def _write(work: JobFolder, made: Made, holds: str) -> _Written:
     return written
 
 
-def _tell(work: JobFolder, made: Made, spec: PrepareSpec) -> None:
+def _tell(work: JobFolder, made: Made | distributed.Made, spec: PrepareSpec) -> None:
     reports = TypeAdapter(list[StepReport]).dump_json(made.reports, indent=1).decode()
     write_atomically(work.out / "report.json", f'{{"seed": {spec.seed}, "steps": {reports}}}\n')
     lines = "".join(example.model_dump_json(exclude_none=True) + "\n" for example in made.examples)
     write_atomically(work.out / "examples.jsonl", lines)
 
 
-def _output(spec: PrepareSpec, sources: list[Source], made: Made, written: _Written) -> PrepareOutput:
+def _output(
+    spec: PrepareSpec, sources: list[Source], made: Made | distributed.Made, written: _Written
+) -> PrepareOutput:
     split = "validation" in written.digests
     return PrepareOutput(
         holds=written.holds,

@@ -45,6 +45,10 @@ class PrepareRequest(TaskOptions):
     model: str | None = Field(default=None, description="whose tokenizer counts, where a length is in tokens")
     seed: int = Field(default=42, ge=0, le=2**31 - 1)
     examples: int = Field(default=20, ge=0, le=100, description="records shown of what each step did")
+    on: Literal["worker", "ray"] = Field(
+        default="worker",
+        description="ray: large sets, on the cluster that the worker's RAY_ADDRESS names",
+    )
 
 
 class CountRequest(TaskOptions):
@@ -74,7 +78,7 @@ class PreparingDesk:
             "datasets": [view.id for view in sources], "references": [view.id for view in references],
             "steps": [step.model_dump(mode="json") for step in steps],
             "output": asked.output or f"{sources[0].name[:240]}-prepared", "purpose": asked.purpose,
-            "seed": asked.seed, "examples": asked.examples,
+            "seed": asked.seed, "examples": asked.examples, "on": asked.on,
         }  # fmt: skip
         if asked.validation_output is not None:
             request["validation_output"] = asked.validation_output
@@ -95,6 +99,7 @@ class PreparingDesk:
             sources=[_source(tx, task, ref) for ref in request["datasets"]],
             references=[_source(tx, task, ref) for ref in request["references"]],
             steps=request["steps"], seed=request["seed"], examples=request["examples"], model=model,
+            on=request.get("on", "worker"),
         )  # fmt: skip
 
     def count(self, tx: Transaction, asked: CountRequest, actor: Actor) -> TaskView:

@@ -33,7 +33,12 @@ def sample_of(records: int, step: Sample, seed: int) -> Chosen:
 
 def choose_order(view: View, step: Shuffle, seed: int) -> Chosen:
     """All of them, in another order."""
-    return Chosen(_drawn(np.arange(view.records), view.records, seed, step.step))
+    return order_of(view.records, step, seed)
+
+
+def order_of(records: int, step: Shuffle, seed: int) -> Chosen:
+    """The same, when only their number is known."""
+    return Chosen(_drawn(np.arange(records), records, seed, step.step))
 
 
 def choose_mixture(view: View, step: Mix, seed: int, names: list[str]) -> Chosen:
@@ -41,7 +46,11 @@ def choose_mixture(view: View, step: Mix, seed: int, names: list[str]) -> Chosen
 
     Raises DataInvalid ``source_empty`` when a source that has a weight has no records (left).
     """
-    inputs = _inputs(view)
+    return mixture_of(_inputs(view), step, seed, names)
+
+
+def mixture_of(inputs: np.ndarray, step: Mix, seed: int, names: list[str]) -> Chosen:
+    """The same, when only the source of each record is known (its number)."""
     pools = [np.flatnonzero(inputs == number) for number in range(len(step.weights))]
     for name, pool in zip(names, pools, strict=True):
         if not len(pool):
@@ -64,7 +73,7 @@ def choose_mixture(view: View, step: Mix, seed: int, names: list[str]) -> Chosen
     kept = np.concatenate(picked)
     if step.shuffle:
         kept = kept[np.argsort(chances(seed, "mix order", np.arange(len(kept))), kind="stable")]
-    gone = view.records - len(np.unique(kept))
+    gone = len(inputs) - len(np.unique(kept))
     return Chosen(kept, _counted("not_in_the_mixture", gone), notes=[*notes, *_repeats(repeated)])
 
 

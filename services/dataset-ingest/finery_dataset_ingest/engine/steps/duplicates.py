@@ -10,7 +10,7 @@ import pyarrow as pa
 from finery_contracts.cleansing import ExactDuplicates, Part
 from finery_dataset_ingest.engine.steps.hashes import fingerprints
 from finery_dataset_ingest.engine.steps.texts import normalised, texts_of
-from finery_dataset_ingest.engine.steps.verdicts import Chosen, Why
+from finery_dataset_ingest.engine.steps.verdicts import Chooseable, Chosen, Why
 from finery_dataset_ingest.engine.tables import View
 
 EXAMPLES = 100
@@ -43,7 +43,11 @@ def firsts(keys: np.ndarray) -> np.ndarray:
 def choose_distinct(view: View, step: ExactDuplicates) -> Chosen:
     """Keep the first of each; the examples name it."""
     found = [keys_of(batch, step.of, normalise=step.normalise) for batch in view.batches()]
-    first = firsts(np.concatenate(found) if found else np.empty((0, 2), np.uint64))
+    return distinct_of(view, firsts(np.concatenate(found) if found else np.empty((0, 2), np.uint64)))
+
+
+def distinct_of(view: Chooseable, first: np.ndarray) -> Chosen:
+    """The same, when the first of each is known."""
     own = first == np.arange(len(first))
     gone = np.flatnonzero(~own)
     return Chosen(
@@ -56,7 +60,7 @@ def choose_distinct(view: View, step: ExactDuplicates) -> Chosen:
     )
 
 
-def places_of(view: View, positions: np.ndarray) -> list[str]:
+def places_of(view: Chooseable, positions: np.ndarray) -> list[str]:
     """Where records come from, in words."""
     rows = view.at(positions).select(["source", "file", "line"]).to_pylist()
     return [f"{row['source']}{', ' + row['file'] if row['file'] else ''}, line {row['line']}" for row in rows]

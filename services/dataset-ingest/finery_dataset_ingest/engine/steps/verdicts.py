@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -32,6 +33,19 @@ class Judged:
     changed: Mapping[int, Why] = field(default_factory=dict[int, Why])
     notes: Mapping[str, int] = field(default_factory=dict[str, int])
     """Things to tell, and how many records each concerns."""
+
+
+class Chooseable(Protocol):
+    """Records that can be looked at by their positions, wherever they lie."""
+
+    @property
+    def records(self) -> int:
+        """How many there are."""
+        ...
+
+    def at(self, positions: np.ndarray) -> pa.RecordBatch:
+        """The records at these positions."""
+        ...
 
 
 Judge = Callable[[pa.RecordBatch], Judged]
