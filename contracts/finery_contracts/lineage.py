@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from finery_contracts.model import Record
+from finery_contracts.sources import PlaceView
 
 
 class LineageNode(Record):
@@ -18,6 +19,7 @@ class LineageNode(Record):
     state: str
     number: int | None = Field(default=None, description="which version of its name a model is")
     content_sha256: str | None = Field(default=None, description="of a dataset")
+    origin: PlaceView | None = Field(default=None, description="a place outside that it was fetched from")
     withdrawn: bool = Field(default=False, description="it was withdrawn, or descends from something that was")
 
 

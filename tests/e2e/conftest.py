@@ -12,9 +12,11 @@ from tests.bench.house import House, house
 
 @pytest.fixture(scope="session")
 def up() -> Iterator[House]:
-    """A running installation on a fresh home."""
-    with house("--allow-webhook-network", "127.0.0.0/8") as running:
-        yield running
+    """A running installation on a fresh home; its operator lets data and weights come from loopback."""
+    with pytest.MonkeyPatch.context() as set_first:
+        set_first.setenv("FINERY_SOURCES_ALLOW_NETWORKS", "127.0.0.0/8")
+        with house("--allow-webhook-network", "127.0.0.0/8") as running:
+            yield running
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from finery_contracts.jobs import (
     EngineOutput,
     EvaluateOutput,
     ImportOutput,
+    ImportSpec,
     IngestOutput,
     IngestSpec,
     MergeOutput,
@@ -29,6 +30,7 @@ from finery_contracts.jobs import (
 )
 from finery_dataset_ingest.engine.sources.fetching import fetch
 from finery_ml.job import JobFolder, Terminated, run
+from finery_weight_validator.engine.convert import convert_or_report
 
 
 def engine(work: JobFolder) -> EngineOutput:
@@ -41,6 +43,8 @@ def engine(work: JobFolder) -> EngineOutput:
         return _ingest(work, spec)
     if isinstance(spec, TuneSpec):
         return _tune(work, spec)
+    if isinstance(spec, ImportSpec) and spec.origin is not None:
+        return convert_or_report(work)
     if spec.kind == "import":
         (work.out / "model").mkdir()
         (work.out / "model" / "config.json").write_text("{}")

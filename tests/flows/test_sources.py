@@ -1,10 +1,12 @@
-"""Where data comes from, through the whole house: an event names an object store; a large file comes in pieces."""
+"""Where data and weights come from, in a whole house: events name an object store; a large file comes in pieces."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+import os
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -20,8 +22,10 @@ from finery.resources import uploads
 from finery.transport import Transport
 from finery_contracts.inbound import TASK_REQUESTED
 from tests.flows.conftest import ended
+from tests.model_lake import WEIGHTS, model_files
 
 LINE = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
+FILES = model_files()
 KEYS = {"access_key": "AKIAEXAMPLE", "secret_key": "s3cr3t-of-the-lake"}
 
 
@@ -43,6 +47,8 @@ def lake(near: None) -> Iterator[str]:
     client.create_bucket(Bucket="lake")
     for name in ("b", "a"):
         client.put_object(Bucket="lake", Key=f"day/{name}.jsonl", Body=LINE)
+    for name, content in FILES.items():
+        client.put_object(Bucket="lake", Key=f"tiny/{name}", Body=content)
     client.close()
     yield url
     server.stop()
@@ -54,6 +60,14 @@ async def bus(lake: str, api: httpx.AsyncClient) -> AsyncIterator[Client]:
     await client.connect(api.ready.nats_url)  # type: ignore[attr-defined]
     yield client
     await client.close()
+
+
+def contents(home: Path) -> Iterator[tuple[Path, bytes]]:
+    """Every file that is there; job folders of attempts that have ended may go meanwhile."""
+    for folder, _, names in os.walk(home):
+        for name in names:
+            with contextlib.suppress(OSError):
+                yield Path(folder, name), Path(folder, name).read_bytes()
 
 
 async def test_an_event_that_names_an_object_store_ends_in_a_dataset(
@@ -85,6 +99,36 @@ async def test_an_event_that_names_an_object_store_ends_in_a_dataset(
     home = Path(api.ready.home)  # type: ignore[attr-defined]
     told = [path for path in home.rglob("*") if path.is_file() and KEYS["secret_key"].encode() in path.read_bytes()]
     assert told == []
+
+
+async def test_an_event_that_names_weights_of_an_object_store_ends_in_a_model(
+    lake: str, api: httpx.AsyncClient, bus: Client
+) -> None:
+    project = api.ready.project  # type: ignore[attr-defined]
+    store = {"kind": "s3", "name": "lake", "endpoint": lake, **KEYS}
+    assert (await api.post("/api/v1/connections", json=store)).status_code == 201
+    grant = {"action": "read", "resource": "s3://lake", "target": {"kind": "user", "name": "event:warehouse"}}
+    assert (await api.post("/api/v1/grants", json=grant)).status_code == 201
+    facts = await bus.subscribe(f"finery.evt.{project}.model.>")
+    data = {"kind": "import", "model": "tiny", "source": {"url": "s3://lake/tiny"}}
+    event = {"specversion": "1.0", "id": "n1", "source": "warehouse", "type": TASK_REQUESTED, "data": data}
+
+    for _ in range(2):
+        await bus.publish(f"finery.in.{project}.weights", json.dumps(event).encode())
+    await bus.flush()
+
+    said = list[dict[str, Any]]()
+    async with asyncio.timeout(30):
+        async for message in facts.messages:
+            said.append(json.loads(message.data)["data"])
+            if said[-1]["state"] in ("ready", "invalid"):
+                break
+    assert [one["state"] for one in said] == ["importing", "validating", "ready"]
+    assert (said[-1]["origin"]["url"], said[-1]["max_length"]) == ("s3://lake/tiny", 256)
+    home = Path(api.ready.home)  # type: ignore[attr-defined]
+    kept = dict(contents(home))
+    assert [path for path, content in kept.items() if KEYS["secret_key"].encode() in content] == []
+    assert [content for path, content in kept.items() if path.name == WEIGHTS] == [FILES[WEIGHTS]]
 
 
 async def test_a_large_file_survives_a_line_that_breaks(

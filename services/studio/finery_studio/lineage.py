@@ -149,13 +149,13 @@ def _noun(family: Family, found: str) -> LineageNode:
     if found in family.models:
         model = family.models[found]
         return LineageNode(
-            id=model.id, noun="model", name=model.name, state=model.state, number=model.number,
+            id=model.id, noun="model", name=model.name, state=model.state, number=model.number, origin=model.origin,
             withdrawn=bool(model.withdrawn_inputs),
         )  # fmt: skip
     view = family.datasets[found]
     return LineageNode(
         id=view.id, noun="dataset", name=view.name, state=view.state, content_sha256=view.content_sha256,
-        withdrawn=view.withdrawn is not None or bool(view.withdrawn_inputs),
+        origin=view.origin, withdrawn=view.withdrawn is not None or bool(view.withdrawn_inputs),
     )  # fmt: skip
 
 

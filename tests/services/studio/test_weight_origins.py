@@ -124,6 +124,9 @@ async def test_what_came_is_validated_and_the_model_says_where_it_came_from(stud
     ready = await studio.model("mine")
     assert (ready.state, ready.parameters, ready.max_length) == (ModelState.READY, 7, 256)
     assert ready.origin == PlaceView(kind="s3", url=PLACE)
+    async with studio.http() as api:
+        graph = (await api.get("/api/v1/models/mine/lineage")).json()
+    assert [node["origin"]["url"] for node in graph["nodes"] if node["noun"] == "model"] == [PLACE]
     recorded = (await studio.task(ready.tasks[0])).output
     assert isinstance(recorded, ImportOutput)
     assert recorded.fetched == came
