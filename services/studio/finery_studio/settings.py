@@ -21,7 +21,7 @@ class StudioSettings(Settings):
         description="folders that data and models may come from; an operator's models from any",
     )
     sources_allow_networks: Networks = Field(
-        default=(), description="internal networks that data may be fetched from, such as 10.1.0.0/16"
+        default=(), description="internal networks that data and weights may be fetched from: 10.1.0.0/16"
     )
     sources_timeout_s: float = Field(default=3600.0, gt=0, description="for fetching one source")
     sources_statement_s: float = Field(default=600.0, gt=0, description="for one query")

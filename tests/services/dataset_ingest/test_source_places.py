@@ -140,6 +140,16 @@ def test_a_prefix_comes_in_the_order_of_keys_over_several_pages(
     assert list(came.files.items()) == [(f"{number}.jsonl", b"%d\n" % number) for number in range(5)]
 
 
+def test_keys_of_a_prefix_are_what_they_are_however_they_are_listed(tmp_path: Path, store: tuple[str, Any]) -> None:
+    url, client = store
+    names = ["%41+b c&d.jsonl", "\x02.jsonl", "数据.jsonl"]
+    for name in names:
+        client.put_object(Bucket="lake", Key=f"odd/{name}", Body=name.encode())
+    came = fetched(tmp_path, **lake(url, "odd"), secret=KEYS)
+    shown = [name.replace("\x02", "\ufffd") for name in names]
+    assert came.files == {said: name.encode() for said, name in zip(shown, names, strict=True)}
+
+
 def test_a_key_that_is_not_there_is_named(tmp_path: Path, store: tuple[str, Any]) -> None:
     with pytest.raises(InvalidRequest) as refused:
         fetched(tmp_path, **lake(store[0], "nothing/here"), secret=KEYS)

@@ -104,6 +104,14 @@ def test_names_of_any_language_and_sign_arrive_as_they_are(lake: Lake, tmp_path:
     assert (came.model / name).read_bytes() == b"x"
 
 
+def test_a_store_that_lists_names_unencoded_is_believed_as_well(tmp_path: Path) -> None:
+    files = FILES | {"100%41+1.txt": b"x"}
+    with plain_store([(f"p/{name}", content) for name, content in files.items()]) as store:
+        came = imported(tmp_path / "job", store.origin("s3://lake/p/"))
+    assert came.status == 0, came.result.error
+    assert {path.name for path in came.model.iterdir()} == set(files)
+
+
 # --- what is refused before it comes --------------------------------------------------------------------------------
 
 
