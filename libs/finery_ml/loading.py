@@ -66,16 +66,20 @@ def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
 def load_model(
     folder: Path, *, dtype: torch.dtype, device: torch.device, attention: Literal["sdpa", "eager"] = "sdpa"
 ) -> PreTrainedModel:
-    """The folder's causal language model on ``device``; raises WeightsInvalid ``model_unreadable``."""
+    """The folder's causal language model on ``device``.
+
+    Raises WeightsInvalid ``model_unreadable``, also when a tensor is missing: transformers would make up a random one.
+    """
     transformers_logging.disable_progress_bar()
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, loading = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
             attn_implementation=attention,
             local_files_only=True,
             trust_remote_code=False,
             use_safetensors=True,
+            output_loading_info=True,
         )
     except _LOAD_FAULTS as fault:
         raise WeightsInvalid(
@@ -83,6 +87,13 @@ def load_model(
             code="model_unreadable",
             param=folder.name,
         ) from fault
+    if missing := sorted(loading["missing_keys"]):
+        raise WeightsInvalid(
+            f"The model {folder.name} lacks {len(missing)} of its tensors, such as {missing[0]}; validate it and "
+            "import it again.",
+            code="model_unreadable",
+            param=missing[0],
+        )
     model.config._name_or_path = model.name_or_path = folder.name
     if device.type == "cpu":
         model.get_output_embeddings().register_forward_pre_hook(_contiguous)

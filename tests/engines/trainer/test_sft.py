@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from finery_contracts.jobs import EngineJob, JobResult, TuneOutput, TuneSpec
 from finery_contracts.tuning import TuneParameters
@@ -240,6 +241,19 @@ def test_a_model_folder_without_weights_is_refused(
     folder = engine_job(spec_of(smollm2_tokenizer, canonical(RECORDS)))
     assert main([str(folder)]) == 2
     assert result_of(folder).error.code == "model_unreadable"
+
+
+def test_a_model_that_lacks_a_tensor_is_refused_and_not_made_up(
+    tmp_path: Path, tiny_model: Path, canonical: MakeParquet, engine_job: MakeJob, result_of: ResultOf
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "lacking"))
+    tensors = load_file(model / "model.safetensors")
+    del tensors["model.layers.0.mlp.up_proj.weight"]
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    folder = engine_job(spec_of(model, canonical(RECORDS)))
+    assert main([str(folder)]) == 2
+    error = result_of(folder).error
+    assert (error.code, error.param) == ("model_unreadable", "model.layers.0.mlp.up_proj.weight")
 
 
 def test_a_damaged_checkpoint_is_passed_over_and_an_older_one_taken(

@@ -13,6 +13,7 @@ import hostile_values as odd
 import pytest
 from folder_builders import change_json, codes, shard, validate
 from good_folders import FAMILIES, write_family
+from transformers import AutoModelForSequenceClassification
 
 from finery_contracts.jobs import ValidateSpec
 from finery_weight_validator.engine import chat, limited, structure, tokenizer, values
@@ -132,6 +133,20 @@ def test_a_good_folder_loads_and_writes(tmp_path: Path, family: str) -> None:
 
     assert (status, codes(report, "error", "warning")) == (0, [])
     assert report["facts"]["chat"] is True
+
+
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gemma3_text"])
+def test_a_good_reward_model_raises_no_alarm(tmp_path: Path, family: str) -> None:
+    write_family(family, tmp_path / "base")
+    scores = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=1)
+    shutil.copytree(tmp_path / "base", tmp_path / "model", ignore=shutil.ignore_patterns("*.safetensors"))
+    scores.save_pretrained(tmp_path / "model")
+
+    status, _, report = validate(tmp_path / "model", tmp_path / "job", generate=True)
+
+    assert (status, codes(report, "error", "warning")) == (0, [])
+    change_json(tmp_path / "model" / "config.json", id2label={"0": "bad", "1": "good"})
+    assert "tensor_shape_wrong" in codes(validate(tmp_path / "model", tmp_path / "again")[2])
 
 
 def _tensors(model: Path) -> list:

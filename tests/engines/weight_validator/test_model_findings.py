@@ -107,6 +107,36 @@ def test_weights_that_are_quantised_need_a_config_that_says_so(model: Path, tmp_
     assert "quantization_config_missing" in codes(validate(model, tmp_path / "job")[2])
 
 
+@pytest.mark.parametrize("name", ["BertModel", "Qwen2ForCausalLM"])
+def test_a_class_of_another_family_is_told(model: Path, tmp_path: Path, name: str) -> None:
+    change_json(model / "config.json", architectures=[name])
+    _, _, report = validate(model, tmp_path / "job")
+    (told,) = [finding for finding in report["findings"] if finding["severity"] == "warning"]
+    assert (told["code"], told["where"]) == ("structure_differs", "config.json: architectures")
+    assert name in told["message"]
+    assert "LlamaForCausalLM" in told["message"]
+
+
+def test_a_window_that_is_switched_off_is_no_fault(model: Path, tmp_path: Path) -> None:
+    change_json(model / "config.json", sliding_window=0, use_sliding_window=False)
+    assert validate(model, tmp_path / "job")[2]["findings"] == []
+    change_json(model / "config.json", sliding_window=-1)
+    assert codes(validate(model, tmp_path / "again")[2]) == ["structure_differs"]
+
+
+def test_a_config_that_would_be_copied_for_minutes_is_refused_at_once(model: Path, tmp_path: Path) -> None:
+    change_json(model / "config.json", junk=[0] * 2_000_000)
+    status, _, report = validate(model, tmp_path / "job", generate=True)
+    assert (status, codes(report)[0]) == (2, "config_unreadable")
+
+
+def test_a_number_that_no_computer_holds_is_refused(model: Path, tmp_path: Path) -> None:
+    text = (model / "config.json").read_text()
+    assert "1e-06" in text
+    (model / "config.json").write_text(text.replace("1e-06", "1e400"))
+    assert "config_unreadable" in codes(validate(model, tmp_path / "job")[2])
+
+
 def test_an_architecture_that_nobody_knows_has_no_metadata(model: Path, tmp_path: Path) -> None:
     change_json(model / "config.json", model_type="brand_new")
 

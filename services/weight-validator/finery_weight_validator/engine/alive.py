@@ -5,13 +5,14 @@ No code of the folder runs, unless all of it was allowed by its checksum.
 
 from __future__ import annotations
 
+import json
 import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from finery_contracts.jobs import Finding
-from finery_weight_validator.engine import limited
+from finery_weight_validator.engine import limited, structure
 from finery_weight_validator.engine.findings import error, warning
 from finery_weight_validator.engine.tokenizer import allow_code
 
@@ -50,7 +51,7 @@ def prove(trial: Trial, *, stop: threading.Event) -> list[Finding]:
 def _try(trial: Trial) -> list[Finding]:
     """Runs in a child."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
     from transformers.utils import logging as transformers_logging
 
     torch.set_num_threads(1)  # OpenMP's threads do not come along with a fork: whoever asks for them waits for ever
@@ -59,7 +60,9 @@ def _try(trial: Trial) -> list[Finding]:
     trusted = trial.code is not None
     try:
         tokenizer = AutoTokenizer.from_pretrained(trial.view, local_files_only=True, trust_remote_code=trusted)
-        model, loading = AutoModelForCausalLM.from_pretrained(
+        config = json.loads((trial.view / "config.json").read_text("utf-8"))
+        loader = AutoModelForSequenceClassification if structure.scores(config) else AutoModelForCausalLM
+        model, loading = loader.from_pretrained(
             trial.view,
             dtype="auto",
             local_files_only=True,
@@ -77,10 +80,11 @@ def _try(trial: Trial) -> list[Finding]:
         message = "the model needs this tensor and the weights do not hold it; it would be random"
         return [error("tensor_missing", name, message=message, remedy=_SAVE_AGAIN) for name in missing]
     with torch.inference_mode():
-        return _generate(model, tokenizer, pad_id=trial.pad_id)
+        return _generate(model, tokenizer, pad_id=trial.pad_id if loader is AutoModelForCausalLM else None)
 
 
-def _generate(model: Any, tokenizer: Any, *, pad_id: int) -> list[Finding]:
+def _generate(model: Any, tokenizer: Any, *, pad_id: int | None) -> list[Finding]:
+    """``pad_id`` None: it gives scores and writes nothing."""
     import torch
 
     ids = tokenizer("The capital of France is", return_tensors="pt")["input_ids"]
@@ -93,6 +97,8 @@ def _generate(model: Any, tokenizer: Any, *, pad_id: int) -> list[Finding]:
             message = "the model answers a plain sentence with scores that are NaN or infinite"
             remedy = "take the weights from before the training went wrong, or use bf16 instead of fp16"
             return [error("not_finite", "logits", message=message, remedy=remedy)]
+        if pad_id is None:
+            return []
         model.generate(
             input_ids=ids,
             attention_mask=mask,

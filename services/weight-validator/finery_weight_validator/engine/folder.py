@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Collection, Iterable, Iterator
@@ -36,7 +37,12 @@ KEPT_NAMES = ("license", "licence", "readme", "notice", "use_policy", "usage")
 MAX_FILES = 10_000
 MAX_DEPTH = 8
 MAX_JSON_BYTES = 64 * 2**20
+MAX_CONFIG_BYTES = 2 * 2**20
+"""Of config.json and generation_config.json: transformers copies every value of them many times over."""
 MAX_TOKENIZER_BYTES = 128 * 2**20
+_LARGEST_JSON = {
+    "tokenizer.json": MAX_TOKENIZER_BYTES, "config.json": MAX_CONFIG_BYTES, "generation_config.json": MAX_CONFIG_BYTES,
+}  # fmt: skip
 MAX_CODE_BYTES = 2**20
 MAX_TEXT_BYTES = 256 * 2**20
 _CONVERT = (
@@ -115,14 +121,22 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def read_json_value(path: Path) -> Any:
     """Any JSON value of a model folder, under limits of size and depth; raises ValueError, or OSError."""
-    limit = MAX_TOKENIZER_BYTES if path.name == "tokenizer.json" else MAX_JSON_BYTES
+    limit = _LARGEST_JSON.get(path.name, MAX_JSON_BYTES)
     size = path.stat().st_size
     if size > limit:
         raise ValueError(f"it has {size} bytes; at most {limit} are read")
     try:
-        return json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant)
+        return json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant, parse_float=_finite)
     except RecursionError as fault:
         raise ValueError("it is nested too deep") from fault
+
+
+def _finite(text: str) -> float:
+    """A number too large for 64 bits would become infinite without a word."""
+    value = float(text)
+    if math.isinf(value):
+        raise ValueError(f"{text[:20]} is larger than any number that fits")
+    return value
 
 
 def _refuse_constant(text: str) -> None:

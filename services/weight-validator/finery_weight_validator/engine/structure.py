@@ -35,12 +35,16 @@ _NUMBERS = ("rms_norm_eps", "layer_norm_eps", "rope_theta", "initializer_range",
             "partial_rotary_factor", "attn_logit_softcapping", "final_logit_softcapping")  # fmt: skip
 _COUNTS = ("max_position_embeddings", "sliding_window", "n_positions", "seq_length", "num_experts_per_tok",
            "moe_intermediate_size", "kv_channels")  # fmt: skip
+_OFF_AT_ZERO = frozenset({"sliding_window"})
+"""transformers itself writes 0 where the window is switched off."""
 _TRUTHS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache", "use_sliding_window", "use_qk_norm")
 _TEXTS = ("model_type", "hidden_act", "hidden_activation", "torch_dtype", "dtype", "transformers_version")
-_OBJECTS = ("rope_scaling", "rope_parameters", "text_config", "vision_config", "auto_map")
+_OBJECTS = ("rope_scaling", "rope_parameters", "text_config", "vision_config", "auto_map", "id2label")
 _LISTS = ("architectures", "layer_types", "no_rope_layers")
 _TOKENS = ("bos_token_id", "eos_token_id", "pad_token_id")
 _LARGEST_COUNT = 10**9
+_LABELS = 2
+"""Of a model that gives scores and does not say how many (transformers' default)."""
 _DTYPES = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _QUANTISED = re.compile(r"\.(qweight|qzeros|weight_packed|weight_scale|weight_zero_point|SCB|quant_state\.\S+)$")
 
@@ -89,6 +93,12 @@ _FAMILIES: Mapping[str, _Family] = {
 }  # fmt: skip
 
 
+def scores(config: Mapping[str, Any]) -> bool:
+    """It is no model that writes but one that gives scores, such as a reward model."""
+    names = config.get("architectures")
+    return isinstance(names, list) and any(str(name).endswith("ForSequenceClassification") for name in names)
+
+
 def key_findings(config: Mapping[str, Any]) -> list[Finding]:
     """``structure_differs`` for keys that are missing and for values that no model can have."""
     findings = []
@@ -99,9 +109,9 @@ def key_findings(config: Mapping[str, Any]) -> list[Finding]:
             if config.get(key) is None
         ]
     for key, largest in (*_LARGEST.items(), *((key, _LARGEST_COUNT) for key in _COUNTS)):
-        value = config.get(key)
-        if value is not None and not (type(value) is int and 0 < value <= largest):
-            findings.append(_differs(key, f"{_shown(value)} is no whole number from 1 to {largest}"))
+        value, least = config.get(key), 0 if key in _OFF_AT_ZERO else 1
+        if value is not None and not (type(value) is int and least <= value <= largest):
+            findings.append(_differs(key, f"{_shown(value)} is no whole number from {least} to {largest}"))
     findings += _type_findings(config)
     return findings or [*_ratio_findings(config), *_token_findings(config)]
 
@@ -263,8 +273,11 @@ def _expected(config: Mapping[str, Any], prefix: str) -> dict[str, tuple[int, ..
     expected: dict[str, tuple[int, ...]] = {
         f"{prefix}embed_tokens.weight": (vocabulary, hidden),
         f"{prefix}norm.weight": (hidden,),
-        "lm_head.weight": (vocabulary, hidden),
     }
+    if scores(config):
+        expected["score.weight"] = (len(config.get("id2label") or ()) or _LABELS, hidden)
+    else:
+        expected["lm_head.weight"] = (vocabulary, hidden)
     for part, shape in {**_attention(config), **_feedforward(config)}.items():
         expected |= {f"{prefix}layers.{layer}.{part}": shape for layer in range(config["num_hidden_layers"])}
     return expected

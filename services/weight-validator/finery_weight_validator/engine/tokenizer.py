@@ -95,11 +95,36 @@ def type_findings(config: dict[str, Any] | None, *, allowed: bool) -> list[Findi
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
     stated = (config or {}).get("model_type")
-    if not isinstance(stated, str) or not stated or stated in CONFIG_MAPPING_NAMES or allowed:
+    if not isinstance(stated, str) or not stated or allowed:
         return []
+    if stated in CONFIG_MAPPING_NAMES:
+        return _class_findings(config or {}, stated)
     message = f"no metadata and no template can be chosen for {stated[:100]!r}: transformers knows no such model type"
     remedy = "use weights in a format that transformers has of its own (ending -hf), or update the engines"
     return [error("metadata_not_chosen", "config.json: model_type", message=message, remedy=remedy)]
+
+
+def _class_findings(config: dict[str, Any], model_type: str) -> list[Finding]:
+    """``structure_differs``, a warning, when ``architectures`` names another family's class: loaders go by either."""
+    from transformers.models.auto import modeling_auto
+
+    tables = (modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, modeling_auto.MODEL_MAPPING_NAMES)
+    known = set[str]()
+    for table in tables:
+        names = table.get(model_type, ())
+        known |= {names} if isinstance(names, str) else set(names)
+    stems = {name.removesuffix("Model").partition("For")[0].removesuffix("LMHead") for name in known}
+    stated = [name for name in config.get("architectures") or () if isinstance(name, str)]
+    if not stated or not stems or any(name.startswith(tuple(stems)) for name in stated):
+        return []
+    message = f"it names {stated[0][:100]!r}, and model_type is {model_type!r}, whose class is {min(known)}"
+    remedy = "put the model's own config.json there: serving engines choose the class by architectures"
+    return [
+        warning(
+            "structure_differs", "config.json: architectures", message=message, remedy=remedy, key="architectures",
+            found=stated[0][:100],
+        )
+    ]  # fmt: skip
 
 
 def _read_file(path: Path) -> dict[str, str]:
