@@ -24,7 +24,7 @@ class EstimateRequest(Request):
 
 
 class EstimateAsked(Request):
-    """``POST /api/v1/estimates``: a duration that is known, or what a tuning would do."""
+    """``POST /api/v1/estimates``: a known duration, what a tuning would do, or what a count found."""
 
     flavour: str = Field(default="cpu", max_length=64)
     instances: int = Field(default=1, ge=1, le=10_000)
@@ -36,6 +36,9 @@ class EstimateAsked(Request):
     iterations: int | None = Field(default=None, ge=1, le=100_000)
     throughput: float | None = Field(default=None, gt=0, le=1e9, description="tokens a second and card, if known")
     tokens_per_sample: int | None = Field(default=None, ge=1, le=10**6)
+    count: str | None = Field(default=None, max_length=64, description="a task of kind count: its tokens and its model")
+    tokens: int | None = Field(default=None, ge=1, le=10**15, description="of one pass over the data")
+    epochs: int = Field(default=1, ge=1, le=1000, description="passes over these tokens")
 
 
 class Duration(Record):

@@ -104,8 +104,28 @@ class TokenBucket(Record):
     records: int
 
 
+class TokenRow(Record):
+    """What one record takes."""
+
+    line: int = Field(description="where it stood in its file, as in a page of records")
+    tokens: int = Field(description="of the whole record")
+    trained_tokens: int = Field(description="of these, after cutting, what the loss is taken of")
+    truncated: bool
+    refused: str | None = Field(default=None, description="why the chat template does not take it")
+
+
+class TokenPage(Record):
+    """Some records of a count, in the order of the dataset."""
+
+    task: str
+    offset: int
+    total: int
+    next: int | None = Field(default=None, description="offset of the page behind this one")
+    data: list[TokenRow]
+
+
 class CountOutput(Record):
-    """What a dataset takes. out/tokens.parquet has a row a record: line, tokens, trained_tokens, truncated, reason."""
+    """What a dataset takes; what each record takes stands in out/tokens.parquet, a ``TokenRow`` each."""
 
     kind: Literal[TaskKind.COUNT] = TaskKind.COUNT
     records: int

@@ -40,6 +40,17 @@ class Installation:
             nodes += [{"id": "ds_2", "noun": "dataset", "name": "clean", "state": "ready"}]
             edges = [{"source": "ds_1", "target": "ds_2", "role": "source"}]
             return httpx.Response(200, json={"of": "ds_2", "nodes": nodes, "edges": edges, "complete": False})
+        if request.url.path.endswith("/tokens"):
+            assert dict(request.url.params) == {"offset": "2", "limit": "20"}
+            rows = [{"line": 3, "tokens": 40, "trained_tokens": 20, "truncated": True}]
+            return httpx.Response(200, json={"task": "task_1", "offset": 2, "total": 3, "next": None, "data": rows})
+        if request.url.path.endswith("/estimates"):
+            self.asked.append(json.loads(request.content))
+            priced = {"hours": "0.5", "amount": "0.06", "seconds": 1800}
+            price = {"flavour": "cpu", "instances": 1, "per_hour": "0.12", "currency": "USD"}
+            price |= dict.fromkeys(("low", "expected", "high"), priced)
+            duration = {"seconds": 1800, "low_s": 1800, "high_s": 1800, "tokens": 180, "basis": "counted tokens"}
+            return httpx.Response(200, json={"duration": duration, "price": price})
         if request.method == "POST":
             self.asked.append(json.loads(request.content))
         kind = self.asked[-1]["kind"]
@@ -114,6 +125,17 @@ def test_token_counts_are_shown_with_their_histogram(house: Installation) -> Non
     assert house.asked == [{"kind": "count", "dataset": "train", "model": "tiny", "max_length": 32}]
     for word in ("tokens_per_epoch", "80", "truncated_share", "0.33", "up to tokens", "64"):
         assert word in shown.output
+
+
+def test_tokens_of_each_record_and_what_a_count_would_cost_are_shown(house: Installation) -> None:
+    told = run("datasets", "tokens", "task_1", "--offset", "2", "--json")
+    assert json.loads(told.stdout) == {
+        "line": 3, "tokens": 40, "trained_tokens": 20, "truncated": True, "refused": None,
+    }  # fmt: skip
+    shown = run("estimate", "--count", "task_1", "--epochs", "3", "--throughput", "500")
+    assert "0.06" in shown.output, shown.output
+    (asked,) = house.asked
+    assert (asked["count"], asked["epochs"], asked["throughput"], asked.get("tokens")) == ("task_1", 3, 500.0, None)
 
 
 def test_lineage_is_a_list_of_things_and_arrows_between_them(house: Installation) -> None:

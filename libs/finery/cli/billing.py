@@ -191,12 +191,17 @@ def estimate(
     model: Annotated[str | None, typer.Option(help="Otherwise the model, such as Qwen2-0.5B,")] = None,
     method: Annotated[Literal["full", "lora"], typer.Option(help="the method")] = "lora",
     iterations: Annotated[int | None, typer.Option(help="and the iterations.")] = None,
+    count: Annotated[str | None, typer.Option(help="A task that counted tokens: its tokens and its model.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Or the tokens of one pass over the data.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over these tokens.")] = 1,
+    throughput: Annotated[float | None, typer.Option(help="Tokens a second and card, if known.")] = None,
     cards: Annotated[int, typer.Option(min=1, help="Accelerators of one instance.")] = 1,
 ) -> None:
     """Show how long something would run and what it would cost, with a range."""
-    asked = {"seconds": seconds, "model": model, "iterations": iterations}
+    asked = {"seconds": seconds, "model": model, "iterations": iterations, "count": count, "tokens": tokens}
+    sized = {"flavour": flavour, "instances": instances, "method": method, "cards": cards}
     with shell.finery as finery:
-        found = finery.bill.estimate(flavour=flavour, instances=instances, method=method, cards=cards, **asked)
+        found = finery.bill.estimate(**sized, **asked, epochs=epochs, throughput=throughput)
     if shell.as_json:
         shell.one(found)
         return

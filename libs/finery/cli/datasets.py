@@ -24,6 +24,9 @@ Format = Literal[
     "auto", "openai", "moss", "csv", "xlsx", "alpaca", "sharegpt", "preference", "feedback", "answer", "text"
 ]
 """As contracts name them; importing them from there would make the help wait for pydantic."""
+FormatOption = Annotated[Format, typer.Option("--format", help="Default: detected by content.")]
+SkipBad = Annotated[bool, typer.Option(help="Leave bad records out instead of failing.")]
+Ceiling = Annotated[float, typer.Option(min=0, max=1, help="The share of bad records that may be left out.")]
 COLUMNS: Columns = {
     "id": lambda d: d.id, "name": lambda d: d.name, "state": lambda d: d.state, "format": lambda d: d.format,
     "records": lambda d: d.records, "bad": lambda d: d.bad_records, "bytes": lambda d: f"{d.size_bytes:,}",
@@ -59,8 +62,9 @@ def upload(
     shell: Shell,
     file: Annotated[Path, typer.Argument(help=".jsonl, .json, .csv, .xlsx, .parquet, .txt; .gz, .zst, .zip.")],
     name: Annotated[str | None, typer.Option(help="Default: the file's name.")] = None,
-    file_format: Annotated[Format, typer.Option("--format", help="Default: detected by content.")] = "auto",
-    skip_bad: Annotated[bool, typer.Option(help="Leave bad records out (1 % at most) instead of failing.")] = False,
+    file_format: FormatOption = "auto",
+    skip_bad: SkipBad = False,
+    ceiling: Ceiling = 0.01,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an upload that was interrupted.")] = False,
     wait: Annotated[bool, typer.Option(help="Wait until ingest has looked at it.")] = True,
 ) -> None:
@@ -70,9 +74,8 @@ def upload(
     """
     with shell.finery as finery, _bar(shell) as told:
         send = finery.datasets.resume if resume else finery.datasets.upload
-        made = send(
-            file, name=name, file_format=file_format, bad_records="skip" if skip_bad else "strict", told=told
-        )  # fmt: skip
+        bad = "skip" if skip_bad else "strict"
+        made = send(file, name=name, file_format=file_format, bad_records=bad, bad_ceiling=ceiling, told=told)
     _concluded(shell, made, wait=wait)
 
 
@@ -81,7 +84,9 @@ def fetch(
     shell: Shell,
     source: Annotated[str, typer.Argument(help='s3://…, file:///…, https://…, or JSON such as {"kind": "sql", …}.')],
     name: Annotated[str | None, typer.Option(help="Default: the last part of the source.")] = None,
-    skip_bad: Annotated[bool, typer.Option(help="Leave bad records out (1 % at most) instead of failing.")] = False,
+    file_format: FormatOption = "auto",
+    skip_bad: SkipBad = False,
+    ceiling: Ceiling = 0.01,
     wait: Annotated[bool, typer.Option(help="Wait until ingest has looked at it.")] = True,
 ) -> None:
     """Make a dataset of a place that a grant allows to read."""
@@ -90,7 +95,8 @@ def fetch(
             place = json.loads(source) if source.startswith("{") else source
         except ValueError as fault:
             raise UserMistake(f"the source is no JSON: {fault}") from fault
-        made = finery.datasets.fetch(place, name=name, bad_records="skip" if skip_bad else "strict")
+        bad = "skip" if skip_bad else "strict"
+        made = finery.datasets.fetch(place, name=name, format=file_format, bad_records=bad, bad_ceiling=ceiling)
     _concluded(shell, made, wait=wait)
 
 

@@ -36,6 +36,7 @@ def register(group: typer.Typer) -> None:
     command(group, "mix", example="finery datasets mix industry general --ratio 1:3 --output train")(mix)
     command(group, "split", example="finery datasets split train --validation 0.1")(split)
     command(group, "count", example="finery datasets count train --model qwen2.5-0.5b --max-length 2048")(count)
+    command(group, "tokens", example="finery datasets tokens task_01k… --offset 1000")(tokens)
     command(group, "lineage", example="finery datasets lineage train")(lineage)
 
 
@@ -120,6 +121,21 @@ def count(
         _show(shell, finery.datasets.count(dataset, model, max_length=max_length), wait=wait)
 
 
+def tokens(
+    shell: Shell,
+    task: Annotated[str, typer.Argument(help="A task that counted tokens, by its id.")],
+    offset: Annotated[int, typer.Option(min=0, help="Records before the first one shown.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=1000)] = 20,
+) -> None:
+    """Show the tokens of each record, as a count found them."""
+    columns: Columns = {
+        "line": lambda r: r.line, "tokens": lambda r: r.tokens, "trained": lambda r: r.trained_tokens,
+        "cut": lambda r: "yes" if r.truncated else "", "refused": lambda r: r.refused,
+    }  # fmt: skip
+    with shell.finery as finery:
+        shell.many(finery.datasets.token_counts(task, offset=offset, limit=limit).data, columns)
+
+
 def lineage(shell: Shell, dataset: Dataset) -> None:
     """Show what a dataset comes from and what came of it."""
     with shell.finery as finery:
@@ -163,3 +179,4 @@ def _show(shell: Shell, task: TaskView, *, wait: bool) -> None:
     if isinstance(done.output, CountOutput):
         shell.one(done.output.model_dump(exclude={"histogram", "kind"}))
         shell.many(done.output.histogram, {"up to tokens": lambda b: b.up_to_tokens, "records": lambda b: b.records})
+        shell.say(f"[dim]of each record: finery datasets tokens {task.id}; costs: finery estimate --count {task.id}[/]")

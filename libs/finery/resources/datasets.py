@@ -15,6 +15,7 @@ from finery.transport import Page, Transport, every
 from finery_contracts.datasets import DataFormat, DatasetStatistics, DatasetView, RecordPage
 from finery_contracts.jobs import BadRecord
 from finery_contracts.lineage import Lineage
+from finery_contracts.preparing import TokenPage
 from finery_contracts.tasks import NotifyChoice, TaskView
 
 PATH = "/api/v1/datasets"
@@ -31,12 +32,14 @@ class Datasets:
 
     def upload(
         self, file: str | Path, *, name: str | None = None, file_format: DataFormat = "auto",
-        bad_records: Literal["strict", "skip"] = "strict", purpose: Literal["fine-tune", "evals"] = "fine-tune",
-        notify: NotifyChoice | None = None, told: Told | None = None,
+        bad_records: Literal["strict", "skip"] = "strict", bad_ceiling: float = 0.01,
+        purpose: Literal["fine-tune", "evals"] = "fine-tune", notify: NotifyChoice | None = None,
+        told: Told | None = None,
     ) -> DatasetView:  # fmt: skip
         """Upload a file; ingest begins at once, as the task ``task`` of the answer.
 
-        A file of more than 8 MB goes in pieces, and ``told`` hears how far it is.
+        A file of more than 8 MB goes in pieces, and ``told`` hears how far it is. ``bad_ceiling``: the share of bad
+        records that ``skip`` may leave out.
 
         Raises:
             OSError: the file cannot be read.
@@ -45,9 +48,10 @@ class Datasets:
         if path.stat().st_size > RESUMABLE_BYTES:
             upload = self._uploads.send(path, told=told)
             wanted: dict[str, Any] = {"format": file_format, "bad_records": bad_records, "purpose": purpose}
+            wanted |= {"bad_ceiling": bad_ceiling}
             wanted |= {"notify": notify.model_dump(mode="json")} if notify else {}
             return self.fetch({"kind": "upload", "upload": upload.id}, name=name, **wanted)
-        said = {"format": file_format, "bad_records": bad_records, "purpose": purpose}
+        said = {"format": file_format, "bad_records": bad_records, "purpose": purpose, "bad_ceiling": str(bad_ceiling)}
         said |= {"name": name} if name else {}
         said |= {"notify": notify.model_dump_json()} if notify else {}
         with path.open("rb") as body:
@@ -57,7 +61,7 @@ class Datasets:
 
     def resume(
         self, file: str | Path, *, name: str | None = None, file_format: str = "auto", bad_records: str = "strict",
-        purpose: str = "fine-tune", told: Told | None = None,
+        bad_ceiling: float = 0.01, purpose: str = "fine-tune", told: Told | None = None,
     ) -> DatasetView:  # fmt: skip
         """Go on with the upload of this file that was interrupted, or begin it.
 
@@ -67,7 +71,8 @@ class Datasets:
         begun = self._uploads.unfinished(file)
         upload = self._uploads.resume(begun.id, file, told=told) if begun else self._uploads.send(file, told=told)
         source = {"kind": "upload", "upload": upload.id}
-        return self.fetch(source, name=name, format=file_format, bad_records=bad_records, purpose=purpose)
+        wanted = {"format": file_format, "bad_records": bad_records, "bad_ceiling": bad_ceiling, "purpose": purpose}
+        return self.fetch(source, name=name, **wanted)
 
     def fetch(self, source: str | Mapping[str, Any], *, name: str | None = None, **said: Any) -> DatasetView:
         """A dataset of a source: ``s3://…``, ``file:///…``, ``https://…``, or a mapping with its ``kind``.
@@ -132,6 +137,11 @@ class Datasets:
         """Count tokens as training with this model would see them; the task's ``output`` holds the figures."""
         body = {"kind": "count", "dataset": ref, "model": model, "max_length": max_length, **said}
         return self._transport.view(TaskView, "POST", TASKS, json=body)
+
+    def token_counts(self, task: str, *, offset: int = 0, limit: int = 100) -> TokenPage:
+        """What each of up to ``limit`` records (at most 1,000) takes, as this count found it."""
+        asked = {"offset": offset, "limit": limit}
+        return self._transport.view(TokenPage, "GET", f"{TASKS}/{task}/tokens", params=asked)
 
     def lineage(self, ref: str) -> Lineage:
         """What it comes from and what came of it: datasets, tasks and models."""

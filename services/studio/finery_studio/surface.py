@@ -8,7 +8,7 @@ from fastapi import FastAPI
 
 from finery_studio.connections import http as connection_http
 from finery_studio.datasets import http as dataset_http
-from finery_studio.datasets import openai_files
+from finery_studio.datasets import openai_files, token_pages
 from finery_studio.edge import billing, forward, notifications
 from finery_studio.edge.site import site
 from finery_studio.events import dead, rebuild
@@ -54,6 +54,7 @@ def surface(studio: Studio) -> FastAPI:
         rebuild.routes(gate, ask),
         dead.routes(gate, lambda: studio.service.jetstream),
         task_http.routes(studio.task_routes),
+        token_pages.routes(gate, database, studio.storage),
         pool_http.routes(gate, database, studio.pools, studio.loops.pools_changed),
         inbound_http.routes(studio.task_routes),
         tuning_openai.routes(studio.task_routes),

@@ -108,6 +108,16 @@ GOOD: dict[str, tuple[str, dict[str, Any], list[tuple[str, str]], dict[str, Any]
         [Q],
         {"chosen": [A], "rejected": [B]},
     ),
+    "preference as OpenAI's preference tuning takes it": (
+        "preference",
+        {
+            "input": {"messages": [WHY], "parallel_tool_calls": True},
+            "preferred_output": [SO],
+            "non_preferred_output": [NO],
+        },
+        [Q],
+        {"chosen": [A], "rejected": [B]},
+    ),
     "like": ("feedback", {"prompt": "Why?", "completion": "So.", "label": True}, [Q, A], {"label": True}),
     "dislike": ("feedback", {"prompt": [WHY], "completion": [NO], "label": False}, [Q, B], {"label": False}),
     "prompt with an answer": ("answer", {"prompt": "Why?", "answer": "42"}, [Q], {"answer": "42"}),
@@ -115,6 +125,7 @@ GOOD: dict[str, tuple[str, dict[str, Any], list[tuple[str, str]], dict[str, Any]
     "messages with an answer": ("answer", {"messages": [WHY], "answer": "42"}, [Q], {"answer": "42"}),
     "question and answer": ("answer", {"question": "Why?", "answer": "So.\n#### 4"}, [Q], {"answer": "So.\n#### 4"}),
     "text": ("text", {"text": "Es war einmal"}, [], {"text": "Es war einmal"}),
+    "like of a conversation": ("feedback", {"messages": [WHY, SO], "label": True}, [Q, A], {"label": True}),
 }
 KINDS = {"preference": "preference", "feedback": "feedback", "answer": "answer", "text": "text"}
 
@@ -164,6 +175,24 @@ BAD: dict[str, tuple[str, Any, str, str]] = {
     ),
     "moss with a surplus key": ("moss", moss(TURN | {"Mood": "good"}), "unknown_key", "chat.turn_1.Mood"),
     "moss that counts wrongly": ("moss", moss(TURN, num_turns=2), "num_turns_wrong", "num_turns"),
+    "preference of one answer twice, in OpenAI's form": (
+        "preference",
+        {"input": {"messages": [WHY]}, "preferred_output": [SO], "non_preferred_output": [SO]},
+        "preference_equal",
+        "non_preferred_output",
+    ),
+    "preference without messages, in OpenAI's form": (
+        "preference",
+        {"input": "Why?", "preferred_output": [SO], "non_preferred_output": [NO]},
+        "prompt_missing",
+        "input",
+    ),
+    "like of a conversation without an answer": (
+        "feedback",
+        {"messages": [WHY], "label": True},
+        "assistant_missing",
+        "completion",
+    ),
     "alpaca without output": ("alpaca", {"instruction": "Why?"}, "output_missing", "output"),
     "alpaca with an empty output": ("alpaca", {"instruction": "Why?", "output": ""}, "content_empty", "output"),
     "alpaca with a list": ("alpaca", {"instruction": ["Why?"], "output": "x"}, "content_wrong_type", "instruction"),

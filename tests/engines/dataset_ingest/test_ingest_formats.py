@@ -154,3 +154,11 @@ def test_records_that_differ_in_borders_or_roles_alone_are_no_duplicates(tmp_pat
     roles = [record(message(role, "a"), message(content="b"), message("assistant", "c")) for role in ("system", "user")]
 
     assert stats_of(ingest(tmp_path, lines(*borders, *roles)))["duplicates"] == 0
+
+
+def test_a_label_that_is_no_verdict_makes_no_feedback_of_messages(tmp_path: Path) -> None:
+    done = ingest(tmp_path, lines(record(label="greeting"), record(label="farewell")))
+
+    assert done.result.output is not None
+    assert done.result.output.format == "openai"
+    assert any("label (2)" in warning for warning in done.result.output.warnings)

@@ -163,3 +163,22 @@ def test_records_can_go_instead_and_what_was_found_is_told_nowhere() -> None:
 def test_a_text_of_nothing_but_digits_is_looked_through_to_its_end() -> None:
     said = "1 2-3 4 5(6)7 8.9 0 " * 500 + "13812345678"
     assert masked(said).endswith("[PHONE]")
+
+
+@pytest.mark.parametrize(
+    ("said", "wanted"),
+    [
+        ("我的身份证号码是110105194912310021，请保密", "我的身份证号码是[ID_CARD]，请保密"),
+        ("身份证：110105491231002", "身份证：[ID_CARD]"),
+        ("ID card no. 110105194912310021", "ID card no. [ID_CARD]"),
+    ],
+)
+def test_what_is_called_an_identity_number_is_masked_whatever_its_check_sum(said: str, wanted: str) -> None:
+    assert masked(said) == wanted
+
+
+@pytest.mark.parametrize(
+    "said", ["订单号 110105194912310021", "流水 6222021234567890123", "身份证有效期 20 年，2049 年到期"]
+)
+def test_digits_that_are_called_something_else_and_fail_their_sum_stay(said: str) -> None:
+    assert masked(said) == said

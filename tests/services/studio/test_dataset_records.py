@@ -13,8 +13,9 @@ import studio_rig as rig_module
 from studio_rig import Rig
 
 from finery_contracts.datasets import DataKind, DatasetStatistics, DatasetView
-from finery_contracts.errors import InvalidRequest
+from finery_contracts.errors import ErrorBody, InvalidRequest
 from finery_contracts.jobs import IngestOutput, TaskKind
+from finery_contracts.tasks import EndReason
 
 CALL = [{"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
 
@@ -103,6 +104,23 @@ async def test_statistics_are_told_and_before_ingest_neither_is_there(studio: Ri
 
     assert [(answer.status_code, answer.json()["error"]["code"]) for answer in early] == [(409, "not_ready")] * 2
     assert (told["records"], told["characters"]) == (1, {"user": 2})
+
+
+async def test_a_file_of_which_no_record_was_looked_at_has_a_report_of_one_line(studio: Rig) -> None:
+    dataset = await studio.upload("prose.csv")
+    claim = await studio.claim(TaskKind.INGEST)
+    assert claim is not None
+    error = ErrorBody(code="format_mismatch", message="prose.csv was stated to be csv, but it is text; state it right")
+    await studio.end(claim, reason=EndReason.USER_MISTAKE, error=error)
+
+    async with studio.http() as api:
+        answer = await api.get(f"/api/v1/datasets/{dataset.id}/report")
+
+    assert (answer.status_code, answer.headers["content-type"]) == (200, "application/x-ndjson")
+    assert [json.loads(line) for line in answer.text.splitlines()] == [
+        {"file": "prose.csv", "code": "format_mismatch", "reason": "prose.csv was stated to be csv, but it is text",
+         "remedy": "state it right"}
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("kind", ["preference", "feedback", "answer", "text"])

@@ -37,7 +37,17 @@ def test_what_is_stated_is_taken_with_a_margin() -> None:
     assert duration_of(EstimateAsked(iterations=10, throughput=360)).seconds == pytest.approx(3600, rel=0.1)
 
 
-@pytest.mark.parametrize("said", [{}, {"iterations": 5}, {"iterations": 5, "model": "unheard-of"}])
+def test_counted_tokens_take_as_long_as_all_cards_need_for_them() -> None:
+    asked = EstimateAsked(model="Qwen2-7B", method="lora", tokens=1_000_000, epochs=3, cards=2, instances=2)
+    found = duration_of(asked)
+
+    assert (found.tokens, found.basis) == (3_000_000, "counted tokens, reference table")
+    assert (found.low_s, found.high_s) == (3_000_000 / 4 / 3500, 3_000_000 / 4 / 2600)
+    stated = duration_of(EstimateAsked(tokens=8_000, throughput=100))
+    assert (stated.low_s, stated.high_s) == (8_000 / 125, 8_000 / 75)
+
+
+@pytest.mark.parametrize("said", [{}, {"tokens": 5}, {"iterations": 5}, {"iterations": 5, "model": "unheard-of"}])
 def test_what_cannot_be_known_is_not_guessed(said: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest):
         duration_of(EstimateAsked.model_validate(said))

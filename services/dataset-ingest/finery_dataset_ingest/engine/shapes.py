@@ -73,9 +73,10 @@ def _sharegpt(record: Any, place: Place) -> Sample:
 
 def _preference(record: Any, place: Place) -> Sample:
     prompt, chosen, rejected = pair_turns(record)
-    for name, side in (("chosen", chosen), ("rejected", rejected)):
+    for name, side in zip(preference.sides_of(record), (chosen, rejected), strict=True):
         check_tools([*prompt, *side], name)
-    return Sample(place, tuple(prompt), chosen=tuple(chosen), rejected=tuple(rejected))
+    tools = preference.pair_tools(record)
+    return Sample(place, tuple(prompt), tools, chosen=tuple(chosen), rejected=tuple(rejected))
 
 
 def _feedback(record: Any, place: Place) -> Sample:
@@ -102,13 +103,20 @@ def _fits_answer(record: dict[str, Any]) -> bool:
     return "prompt" in record or "question" in record
 
 
+def _fits_feedback(record: dict[str, Any]) -> bool:
+    """A verdict on a completion, or on the last answer of a conversation; there it must look like one."""
+    if "completion" in record:
+        return "label" in record
+    return "messages" in record and isinstance(record.get("label"), bool)
+
+
 def _has(*keys: str) -> Callable[[dict[str, Any]], bool]:
     return lambda record: all(key in record for key in keys)
 
 
 SHAPES: tuple[Shape, ...] = (
-    Shape("preference", DataKind.PREFERENCE, _has("chosen", "rejected"), _careful(preference.KEYS, _preference)),
-    Shape("feedback", DataKind.FEEDBACK, _has("label", "completion"), _careful(feedback.KEYS, _feedback)),
+    Shape("preference", DataKind.PREFERENCE, preference.fits, _careful(preference.KEYS, _preference)),
+    Shape("feedback", DataKind.FEEDBACK, _fits_feedback, _careful(feedback.KEYS, _feedback)),
     Shape("moss", DataKind.MESSAGES, _has("chat"), _careful(moss.KEYS, _moss)),
     Shape("sharegpt", DataKind.MESSAGES, _has("conversations"), _careful(sharegpt.KEYS, _sharegpt)),
     Shape("alpaca", DataKind.MESSAGES, _has("instruction", "output"), _careful(alpaca.KEYS, _alpaca)),

@@ -64,7 +64,7 @@ def load(session: Session, project: str, ref: str) -> ConnectionRow:
     row = find(session, project, ref)
     if row is None:
         raise NotFound(
-            f"there is no connection {ref} in this project; register it with: finery connections add",
+            f"there is no connection {ref} in this project; register one: finery connections add-s3, …-postgres",
             code="connection_not_found", param="connection",
         )  # fmt: skip
     return row

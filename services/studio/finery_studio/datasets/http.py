@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, Query, Request, UploadFile
-from fastapi.responses import FileResponse
+from fastapi.responses import FileResponse, Response
 from sqlmodel import Session
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.datasets import DataFormat, DatasetState, DatasetStatistics, DatasetView, RecordPage
-from finery_contracts.errors import Conflict, InvalidRequest, NotFound, TooLarge
+from finery_contracts.errors import Conflict, ErrorBody, InvalidRequest, NotFound, TooLarge
+from finery_contracts.jobs import BadRecord
 from finery_contracts.lineage import Lineage
 from finery_contracts.options import TaskOptions
 from finery_kit.db import Database, Transaction
@@ -25,6 +26,7 @@ from finery_studio.edge.wishes import Wish
 from finery_studio.lineage import lineage_of
 
 MAX_NAMED_BYTES = 2**20
+NDJSON = "application/x-ndjson"
 NAMED = {
     "requestBody": {
         "content": {
@@ -140,11 +142,14 @@ def routes(desk: DatasetRoutes) -> APIRouter:
         return await desk.database.read(lambda session: store.load(session, actor.project, ref))
 
     @router.get("/{ref}/report")
-    async def report(ref: str, actor: Actor = reader) -> FileResponse:
+    async def report(ref: str, actor: Actor = reader) -> Response:
         view = await desk.database.read(lambda session: store.load(session, actor.project, ref))
-        if view.report is None:
+        if view.report is None and view.error is None:
             raise Conflict(f"dataset {view.name} is {view.state}; its report is not written yet", code="not_ready")
-        return FileResponse(desk.storage.path(view.report), media_type="application/x-ndjson")
+        file = desk.storage.find(view.report) if view.report is not None else None
+        if file is not None or view.error is None:
+            return FileResponse(file or desk.storage.path(view.report or ""), media_type=NDJSON)
+        return Response(_whole(view, view.error).model_dump_json(exclude_none=True) + "\n", media_type=NDJSON)
 
     @router.get("/{ref}/lineage")
     async def lineage(ref: str, actor: Actor = reader) -> Lineage:
@@ -225,6 +230,15 @@ def _options(task: str | None, notify: str | None) -> TaskOptions:
     if not isinstance(given, dict):
         raise InvalidRequest("task is a JSON object of options", code="invalid_json", param="task")
     return TaskOptions.model_validate({**given, **told})
+
+
+def _whole(view: DatasetView, error: ErrorBody) -> BadRecord:
+    """What is wrong with a file of which no record was looked at."""
+    reason, _, remedy = error.message.rpartition("; ")
+    again = "correct the file, or what it comes from, and ingest it again"
+    return BadRecord(
+        file=view.filename, code=error.code, reason=reason or error.message, remedy=remedy if reason else again
+    )
 
 
 def _written(view: DatasetView, url: str | None) -> str:

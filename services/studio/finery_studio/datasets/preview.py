@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from finery_contracts.datasets import DataKind, RecordPage, RecordRow
+from finery_contracts.preparing import TokenPage, TokenRow
 
 if TYPE_CHECKING:
     from pyarrow.parquet import ParquetFile
@@ -35,6 +37,17 @@ def page_of(path: Path, *, offset: int, limit: int) -> RecordPage:
             characters += len(found[-1].model_dump_json())
     end = offset + len(found)
     return RecordPage(kind=kind, offset=offset, total=total, next=end if found and end < total else None, data=found)
+
+
+def token_page_of(path: Path, task: str, *, offset: int, limit: int) -> TokenPage:
+    """What up to ``limit`` records from the 0-based ``offset`` on take, as a count found it."""
+    from pyarrow.parquet import ParquetFile
+
+    with ParquetFile(path) as file:
+        total = file.metadata.num_rows
+        found = [TokenRow.model_validate(row) for row in islice(_rows_from(file, offset), limit)]
+    end = offset + len(found)
+    return TokenPage(task=task, offset=offset, total=total, next=end if found and end < total else None, data=found)
 
 
 def rows_from(path: Path, offset: int = 0) -> Iterator[dict[str, Any]]:

@@ -5,22 +5,27 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
+from sqlmodel import Session
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.billing import Accounts, Bill, Cost, ExportPage, Verification
 from finery_contracts.budgets import BudgetPage, BudgetRequest, BudgetView
 from finery_contracts.deployments import DeploymentCommand
+from finery_contracts.errors import Conflict
 from finery_contracts.estimates import Estimate, EstimateAsked
 from finery_contracts.gallery import Gallery
 from finery_contracts.model import Record
 from finery_contracts.packages import Offers, PackagePage, PackageRequest, PackageView
+from finery_contracts.preparing import CountOutput
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.forward import Ask, Free, PageSize, carried_out
 from finery_studio.edge.wishes import Wish
+from finery_studio.models import store as models
 from finery_studio.pools import store as pools
 from finery_studio.tasks import store as tasks
 from finery_studio.tuning.duration import duration_of
@@ -159,6 +164,8 @@ def _estimates(router: APIRouter, gate: Gate, ask: Ask, *, gallery: Gallery) -> 
 
     @router.post("/estimates")
     async def estimate(body: EstimateAsked, wish: Wish = wisher) -> Estimate:
+        if body.count is not None:
+            body = await gate.database.read(partial(counted, asked=body, project=wish.actor.project))
         guess = duration_of(body, gallery)
         asked = {"flavour": body.flavour, "instances": body.instances}
         asked |= {"seconds": guess.seconds, "low_s": guess.low_s, "high_s": guess.high_s}
@@ -170,6 +177,25 @@ def _estimates(router: APIRouter, gate: Gate, ask: Ask, *, gallery: Gallery) -> 
             return _shown(Estimate, {"duration": guess.model_dump(mode="json"), "price": price})
 
         return Estimate.model_validate(await carried_out(gate, wish, send))
+
+
+def counted(session: Session, *, asked: EstimateAsked, project: str) -> EstimateAsked:
+    """With the tokens that a count found, and the gallery's name of its model unless another one is asked for.
+
+    Raises:
+        NotFound: there is no such task, or its model is gone and nothing else says how quick it would be.
+        Conflict: ``not_counted``.
+    """
+    task = tasks.view_of(tasks.load(session, project, asked.count or ""))
+    if not isinstance(task.output, CountOutput):
+        raise Conflict(
+            f"task {task.id} ({task.kind}, {task.state}) has counted no tokens; name one of kind count that succeeded",
+            code="not_counted", param="count",
+        )  # fmt: skip
+    name = asked.model
+    if name is None and asked.throughput is None:
+        name = models.load(session, project, task.request["model"]).gallery
+    return asked.model_copy(update={"tokens": task.output.tokens_per_epoch, "model": name})
 
 
 def _shown(view: type[Record], answer: dict[str, Any]) -> dict[str, Any]:

@@ -23,8 +23,12 @@ def duration_of(asked: EstimateAsked, gallery: Gallery) -> Duration:
         return Duration(
             seconds=asked.seconds, low_s=asked.seconds * (1 - GUESS), high_s=asked.seconds * (1 + GUESS), basis="stated"
         )
+    if asked.tokens is not None:
+        return _of_tokens(asked, asked.tokens * asked.epochs, gallery)
     if asked.iterations is None:
-        raise InvalidRequest("give seconds, or iterations with throughput or a model", param="iterations")
+        raise InvalidRequest(
+            "give seconds, or a count, tokens or iterations with throughput or a model", param="iterations"
+        )
     low, high = _throughput(asked, gallery)
     work = gallery.defaults.duration_coefficient * asked.iterations / (asked.cards * asked.instances) * 3600
     samples = asked.iterations * gallery.defaults.samples_per_iteration
@@ -33,6 +37,14 @@ def duration_of(asked: EstimateAsked, gallery: Gallery) -> Duration:
         seconds=2 * work / (low + high), low_s=work / high, high_s=work / low, tokens=tokens,
         basis="stated throughput" if asked.throughput is not None else "reference table",
     )  # fmt: skip
+
+
+def _of_tokens(asked: EstimateAsked, tokens: int, gallery: Gallery) -> Duration:
+    """As long as so many tokens take on all cards together."""
+    low, high = _throughput(asked, gallery)
+    work = tokens / (asked.cards * asked.instances)
+    basis = "counted tokens, stated throughput" if asked.throughput is not None else "counted tokens, reference table"
+    return Duration(seconds=2 * work / (low + high), low_s=work / high, high_s=work / low, tokens=tokens, basis=basis)
 
 
 def _throughput(asked: EstimateAsked, gallery: Gallery) -> tuple[float, float]:

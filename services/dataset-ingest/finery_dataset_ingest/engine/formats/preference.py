@@ -1,4 +1,5 @@
-"""Preference pairs: ``{"prompt", "chosen", "rejected"}``, each a text or messages.
+"""Preference pairs: ``{"prompt", "chosen", "rejected"}``, each a text or messages; and as OpenAI's preference tuning
+takes them: ``{"input": {"messages"}, "preferred_output", "non_preferred_output"}``.
 
 Without a prompt, what both conversations begin with is the prompt; two bare texts have no such border, unless they are
 written as a dialogue of ``Human:`` and ``Assistant:``.
@@ -19,20 +20,38 @@ from finery_dataset_ingest.engine.fields import (
 )
 from finery_dataset_ingest.engine.formats.alpaca import instruction_of
 from finery_dataset_ingest.engine.formats.sharegpt import said_turn, said_turns
-from finery_dataset_ingest.engine.messages import kind_of
+from finery_dataset_ingest.engine.messages import kind_of, tools_of
 from finery_dataset_ingest.engine.samples import Turn, Wrong
 
-KEYS = frozenset({"prompt", "chosen", "rejected", "system", "question", "instruction", "input", "conversations"})
+SIDES, OPENAI_SIDES = ("chosen", "rejected"), ("preferred_output", "non_preferred_output")
+KEYS = frozenset({"prompt", "system", "question", "instruction", "input", "conversations", *SIDES, *OPENAI_SIDES})
 _SHAPE = '{"prompt": …, "chosen": …, "rejected": …}'
 _SPEAKER = re.compile(r"(?:^|\n\n)(Human|Assistant):[ ]?")
 _NAMES = {"Human": "user", "Assistant": "assistant"}
+
+
+def fits(record: dict[str, Any]) -> bool:
+    """Two answers are there."""
+    return all(name in record for name in sides_of(record))
+
+
+def sides_of(record: dict[str, Any]) -> tuple[str, str]:
+    """What the two answers are called: the better one, the other one."""
+    return OPENAI_SIDES if OPENAI_SIDES[0] in record else SIDES
+
+
+def pair_tools(record: dict[str, Any]) -> str | None:
+    """The tools that OpenAI's form carries beside the prompt. Raises Wrong."""
+    given = record.get("input")
+    return tools_of(given.get("tools")) if sides_of(record) is OPENAI_SIDES and isinstance(given, dict) else None
 
 
 def pair_turns(record: Any) -> tuple[list[Turn], list[Turn], list[Turn]]:
     """Prompt, chosen, rejected. Raises Wrong."""
     record = object_of(record, _SHAPE)
     prompt = _prompt(record)
-    chosen, rejected = (_side(required(record, name), name) for name in ("chosen", "rejected"))
+    better, worse = sides_of(record)
+    chosen, rejected = (_side(required(record, name), name) for name in (better, worse))
     if prompt is None or chosen[0].role != "assistant":
         shared = _shared(chosen, rejected)
         if prompt is not None and _said(shared)[-len(prompt) :] != _said(prompt):
@@ -40,17 +59,23 @@ def pair_turns(record: Any) -> tuple[list[Turn], list[Turn], list[Turn]]:
             raise Wrong("prompt", "prompt_contradicted", reason=reason, remedy=remedy)
         prompt = shared
         chosen, rejected = chosen[len(shared) :], rejected[len(shared) :]
-    for name, side in (("chosen", chosen), ("rejected", rejected)):
+    for name, side in ((better, chosen), (worse, rejected)):
         if not side or side[-1].role != "assistant" or side[0].role in ("user", "system"):
             reason, remedy = f"{name} is no answer to the prompt", "let it hold the assistant's answer, and no more"
             raise Wrong(name, f"{name}_no_answer", reason=reason, remedy=remedy)
     if chosen == rejected:
         remedy = "give two different answers or remove the record"
-        raise Wrong("rejected", "preference_equal", reason="chosen and rejected are the same", remedy=remedy)
+        raise Wrong(worse, "preference_equal", reason=f"{better} and {worse} are the same", remedy=remedy)
     return [*system_turns(record), *prompt], chosen, rejected
 
 
 def _prompt(record: dict[str, Any]) -> list[Turn] | None:
+    if sides_of(record) is OPENAI_SIDES:
+        given = required(record, "input")
+        if not isinstance(given, dict) or "messages" not in given:
+            remedy = 'write "input": {"messages": […]}'
+            raise Wrong("input", "prompt_missing", reason="input holds no messages", remedy=remedy)
+        return prompt_turns(given["messages"], "input.messages")
     for key in ("prompt", "question"):
         if record.get(key) is not None:
             return prompt_turns(record[key], key)

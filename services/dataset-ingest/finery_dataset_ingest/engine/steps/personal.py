@@ -39,6 +39,12 @@ _EMAIL = re.compile(
 )
 _ID = re.compile(r"(?<![0-9A-Za-z])[1-9](?:[ -]?\d){16}[ -]?[0-9Xx](?![0-9A-Za-z])")
 _CARD = re.compile(r"(?<![0-9A-Za-z])(?<!\d[.,])\d(?:[ -]?\d){12,18}(?![0-9A-Za-z])")
+_SAID_ID = re.compile(
+    r"(?:身份证|身份證|身分證|证件号|\bID (?:card|number|no))[^0-9\n]{0,12}"
+    r"([1-9]\d{14}(?:\d\d[0-9Xx])?)(?![0-9A-Za-z])",
+    re.IGNORECASE,
+)
+"""What is called an identity number is one, be its check sum wrong (mistyped) or missing (those of before 1999)."""
 _IBAN = re.compile(r"(?<![0-9A-Za-z])[A-Za-z]{2}\d{2}(?=[ -]?[A-Za-z0-9])")
 _IPV4 = re.compile(
     r"(?<![\d.])(?:(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)\.){3}(?:25[0-5]|2[0-4]\d|1\d\d|[1-9]?\d)(?!\d)(?!\.\d)"
@@ -103,6 +109,7 @@ def _mails(text: str) -> Iterator[Span]:
 
 def _numbers(text: str, step: Personal) -> Iterator[Span]:
     """Those with a check sum first: they are surer than a phone number that looks alike."""
+    yield from _called(text)
     for match in _ID.finditer(text):
         if is_chinese_id(re.sub("[ -]", "", match[0])):
             yield Span(match.start(), match.end(), "chinese_id")
@@ -118,6 +125,11 @@ def _numbers(text: str, step: Personal) -> Iterator[Span]:
             yield Span(match.start(), match.end(), "ip_address")
     if "phone" in step.kinds:
         yield from _phones(text, step)
+
+
+def _called(text: str) -> Iterator[Span]:
+    for match in _SAID_ID.finditer(text):
+        yield Span(match.start(1), match.end(1), "chinese_id")
 
 
 def _accounts(text: str) -> Iterator[Span]:
