@@ -41,6 +41,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
         (["s3://weights/mine", "--connection", "lake"], {"url": "s3://weights/mine", "connection": "lake"}),
         (["s3://weights/mine", "--gallery", "qwen3-8b"], {"url": "s3://weights/mine", "gallery": "qwen3-8b"}),
         (["file:///data/mine"], {"url": "file:///data/mine"}),
+        (["s3://w/m", "--gguf-file", "q4.gguf"], {"url": "s3://w/m", "gguf_file": "q4.gguf"}),
         (["--path", "weights"], {"path": str(Path.cwd() / "weights")}),
         (["--path", "s3://weights/mine"], {"path": "s3://weights/mine"}),
     ],

@@ -58,6 +58,7 @@ def import_model(
     ] = None,
     gallery_id: Annotated[str | None, typer.Option("--gallery", help="A gallery id.")] = None,
     path: Annotated[str | None, typer.Option(help="A folder on the server with weights, config and tokenizer.")] = None,
+    gguf_file: Annotated[str | None, typer.Option(help="Which one, of a folder with several.")] = None,
     description: Annotated[str, typer.Option()] = "",
     validate: Annotated[bool, typer.Option(help="Check the weights (off: a bad model fails later).")] = True,
 ) -> None:
@@ -65,7 +66,7 @@ def import_model(
     with shell.finery as finery:
         made = finery.models.create(
             name, gallery=gallery_id, path=_absolute(path), url=folder, connection=connection,
-            description=description, validate=validate,
+            gguf_file=gguf_file, description=description, validate=validate,
         )  # fmt: skip
         quiet = Shell(shell.as_json, shell.url, shell.api_key, shell.home)
         done = finery.tasks.wait(made.tasks[0]) if quiet.as_json else follow(quiet, made.tasks[0])

@@ -40,14 +40,16 @@ class Models:
 
     def create(
         self, name: str, *, gallery: str | None = None, path: str | None = None, url: str | None = None,
-        connection: str | None = None, description: str = "", validate: bool = True, notify: NotifyChoice | None = None,
+        connection: str | None = None, gguf_file: str | None = None, description: str = "", validate: bool = True,
+        notify: NotifyChoice | None = None,
     ) -> ModelView:  # fmt: skip
         """Make a model from the gallery or from a folder; ``tasks`` of the answer do the work.
 
         ``path``: a folder on the server. ``url``: ``s3://bucket/prefix``, opened by the ``connection`` of that name
         (default: the project's only one), or ``file:///folder``. Either beside ``gallery``: own weights for an entry.
+        ``gguf_file``: which one, of a folder with several.
         """
-        source = {"gallery": gallery, "path": path, "url": url, "connection": connection}
+        source = {"gallery": gallery, "path": path, "url": url, "connection": connection, "gguf_file": gguf_file}
         body: Mapping[str, object] = {
             "name": name, "description": description, "validate": validate,
             "source": {key: value for key, value in source.items() if value is not None},

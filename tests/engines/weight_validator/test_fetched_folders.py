@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from folder_builders import WEIGHTS, change_json, run_engine, shard
 from hostile_values import gguf_bytes
+from test_model_import import split, write_gguf
 
 from finery_contracts.jobs import ImportSpec, JobResult
 from finery_weight_validator.engine import convert
@@ -76,6 +77,21 @@ def test_sharded_weights_come_whole(model: Path, tmp_path: Path) -> None:
     assert here.output is not None
     assert there.output is not None
     assert there.output.model_dump(exclude={"fetched"}) == here.output.model_dump(exclude={"fetched"})
+
+
+def test_of_many_gguf_files_the_one_that_is_named_comes_alone_with_its_parts(model: Path, tmp_path: Path) -> None:
+    write_gguf(model, tmp_path / "whole" / "q8.gguf")
+    split(tmp_path / "whole" / "q8.gguf", tmp_path / "m", parts=2)
+    for name in ("q4.gguf", "pytorch_model.bin", "README.md"):
+        (tmp_path / "m" / name).write_bytes(b"\x80")
+    with plain_store(objects_of(tmp_path / "m", "m")) as store:
+        spec = ImportSpec(origin=store.origin("s3://lake/m"), gguf_file="q8-00001-of-00002.gguf")
+        status, result = run_engine(convert.main, tmp_path / "job", spec)
+    _, _, here = import_from_here(tmp_path / "whole", tmp_path / "here")
+
+    assert status == 0, result.error
+    assert store.fetched == ["m/q8-00001-of-00002.gguf", "m/q8-00002-of-00002.gguf"]
+    assert (tmp_path / "job" / "out" / "model" / WEIGHTS).read_bytes() == (here / WEIGHTS).read_bytes()
 
 
 def test_a_hostile_gguf_file_of_a_store_is_refused(tmp_path: Path) -> None:

@@ -205,9 +205,9 @@ async def test_own_weights_of_a_store_can_stand_for_a_gallery_entry(studio: Rig)
     async with studio.http() as api:
         await connected(api)
         await granted(api)
-        assert (await asked(api, gallery=GALLERY_MODEL, url=PLACE)).status_code == 201
+        assert (await asked(api, gallery=GALLERY_MODEL, url=PLACE, gguf_file="q4.gguf")).status_code == 201
     spec = spec_of(await claimed(studio))
-    assert (spec.family, spec.overrides, spec.gguf_file) == (entry.family, entry.overrides, None)
+    assert (spec.family, spec.overrides, spec.gguf_file) == (entry.family, entry.overrides, "q4.gguf")
     assert spec.origin is not None
     assert ((await studio.model("mine")).gallery, spec.source) == (GALLERY_MODEL, "")
 
@@ -216,13 +216,14 @@ async def test_a_file_url_is_the_same_as_a_path(tmp_path: Path) -> None:
     inside, outside = a_folder(tmp_path / "roots" / "m"), a_folder(tmp_path / "elsewhere")
     studio = await studio_rig(tmp_path / "home", allowed_roots=[tmp_path / "roots"])
     async with studio.http() as api:
-        for name, source in (("a", {"path": str(inside)}), ("b", {"url": f"file://{inside}"})):
+        for name, source in (("a", {"path": str(inside)}), ("b", {"url": f"file://{inside}", "gguf_file": "q4.gguf"})):
             assert (await asked(api, name, **source)).status_code == 201
         by_operator = await asked(api, "c", url=f"file://{outside}")
     new = NewModel("d", url=f"file://{outside}")
     with pytest.raises(Forbidden) as refused:
         await studio.write(lambda tx: studio.studio.models.create(tx, new, studio.by(Role.COMMON)))
     specs = [spec_of(await claimed(studio)) for _ in range(3)]
+    assert [spec.gguf_file for spec in specs] == [None, "q4.gguf", None]
     assert [(spec.source, spec.origin) for spec in specs] == [(str(inside), None)] * 2 + [(str(outside), None)]
     assert by_operator.status_code == 201
     assert refused.value.error_code == "path_not_allowed"
@@ -243,6 +244,7 @@ REFUSED: list[tuple[dict[str, str], str, str]] = [
     ({"url": PLACE, "path": "/x"}, "invalid_request", "path and url"),
     ({"path": "/x", "connection": "lake"}, "invalid_request", "connection"),
     ({"connection": "lake"}, "invalid_request", "url"),
+    ({"gallery": GALLERY_MODEL, "gguf_file": "a.gguf"}, "invalid_request", "path or url"),
 ]
 
 

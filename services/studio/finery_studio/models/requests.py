@@ -25,12 +25,18 @@ class Source(Request):
         description="name or id of what opens the object store; default: the project's only one",
     )  # fmt: skip
 
+    gguf_file: str | None = Field(
+        default=None, min_length=1, max_length=255, description="of a folder with several GGUF files, the name of one"
+    )
+
     @model_validator(mode="after")
     def _one(self) -> Source:
         if self.gallery is None and self.path is None and self.url is None:
             raise ValueError("give gallery (an id), path (a folder) or url (s3://bucket/prefix)")
         if self.path is not None and self.url is not None:
             raise ValueError("path and url both name a folder; give one of them")
+        if self.gguf_file is not None and self.path is None and self.url is None:
+            raise ValueError("gguf_file is a file of your own folder: give path or url beside it")
         if self.connection is not None and not (self.url or "").startswith("s3://"):
             raise ValueError("a connection opens an object store: give it beside url (s3://bucket/prefix)")
         return self
@@ -45,6 +51,7 @@ class NewModel:
     path: str | None = None
     url: str | None = None
     connection: str | None = None
+    gguf_file: str | None = None
     description: str = ""
     validate: bool = True
     options: TaskOptions = field(default_factory=TaskOptions)

@@ -46,9 +46,9 @@ def given(
         checked = origins.check(tx, _store_source(new.url, new.connection), actor)
         place = place_of(checked.origin.source)
         told = {"origin": place.model_dump(mode="json", exclude_defaults=True), **_own(entry)}
-        return Given(told, place, checked)
+        return Given(told | _named(new), place, checked)
     path = new.path if new.url is None else new.url
-    request = source_of(new.gallery, path, entry, actor, roots)
+    request = source_of(new.gallery, path, entry, actor, roots) | _named(new)
     return Given(request, None if path is None else PlaceView(kind="file", url=f"file://{request['source']}"))
 
 
@@ -88,6 +88,10 @@ def source_of(
 def _own(entry: GalleryEntry | None) -> dict[str, Any]:
     """What an entry adds to weights that somebody brings for it."""
     return {"overrides": entry.overrides, "family": entry.family} if entry else {}
+
+
+def _named(new: NewModel) -> dict[str, Any]:
+    return {} if new.gguf_file is None else {"gguf_file": new.gguf_file}
 
 
 def _store_source(url: str, connection: str | None) -> S3Source:

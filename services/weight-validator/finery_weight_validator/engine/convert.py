@@ -45,7 +45,7 @@ def convert_or_report(work: JobFolder) -> ImportOutput:
         raise InvalidRequest(f"This engine imports; it cannot {spec.kind}.", code="wrong_engine", param="kind")
     if spec.origin is None:
         return _convert_or_report(work, spec, Path(spec.source))
-    source, fetched = fetching.fetch(work, spec.origin, partial(_judge_names, spec))
+    source, fetched = fetching.fetch(work, spec.origin, partial(_wanted, spec))
     output = _convert_or_report(work, spec, source)
     shutil.rmtree(source)  # weights that were made of it are its files: they shall have one name each
     return output.model_copy(update={"fetched": fetched})
@@ -168,14 +168,21 @@ def _weight_findings(found: Survey) -> list[Finding]:
     return findings
 
 
-def _judge_names(spec: ImportSpec, names: Sequence[str]) -> None:
-    """What is wrong with a folder whatever its files hold is said before they are fetched."""
+def _wanted(spec: ImportSpec, names: Sequence[str]) -> Sequence[str]:
+    """What has to be fetched; what is wrong with a folder whatever its files hold is said before.
+
+    Of a folder with many GGUF files the one that was named is enough, with all its parts.
+    """
     assert spec.origin is not None
     found = foretold(name_of(spec.origin.source), names, allowed_code=frozenset(spec.allowed_code))
     if spec.gguf_file is None:
         refuse(found.findings)
-    if gguf_file_of(found, named=spec.gguf_file) is None:
+    gguf = gguf_file_of(found, named=spec.gguf_file)
+    if gguf is None:
         refuse(missing_parts(found))
+    if gguf is None or spec.gguf_file is None:
+        return names
+    return [path.name for path in found.gguf if gguf_parts.whole_of(path) == gguf_parts.whole_of(gguf)]
 
 
 def _link(found: Survey, target: Path) -> None:

@@ -31,8 +31,10 @@ _ALONE = {
 }
 
 
-def fetch(work: JobFolder, origin: Origin, judge: Callable[[Sequence[str]], None]) -> tuple[Path, FetchedBytes]:
-    """The folder, and what came. ``judge`` is told all names below the prefix, and raises where they will not do.
+def fetch(
+    work: JobFolder, origin: Origin, choose: Callable[[Sequence[str]], Sequence[str]]
+) -> tuple[Path, FetchedBytes]:
+    """The folder, and what came. ``choose`` says which names below the prefix do, and raises where they will not.
 
     Raises:
         Forbidden: a grant or the connection has gone since the task was submitted.
@@ -48,9 +50,9 @@ def fetch(work: JobFolder, origin: Origin, judge: Callable[[Sequence[str]], None
             )  # fmt: skip
         bucket, prefix = s3.opened(source, origin), s3.below(source.place[1])
         sizes = _listed(bucket, prefix, source.url, landing)
-        judge(list(sizes))
-        landing.expect(sum(sizes.values()))
-        for name in sizes:
+        wanted = choose(list(sizes))
+        landing.expect(sum(sizes[name] for name in wanted))
+        for name in wanted:
             bucket.fetch(prefix + name, landing, name=name)
 
     folder = work.folder / PLACE
