@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import boto3
+from moto.s3 import s3_backends
 from moto.server import ThreadedMotoServer
 
 from finery_contracts.sources import Endpoint, Limits, Origin, S3Source
@@ -108,9 +109,10 @@ class Lake:
 
 @contextlib.contextmanager
 def a_lake() -> Iterator[Lake]:
-    """A real server of the S3 protocol on loopback."""
+    """A real server of the S3 protocol on loopback; all such servers of a process share what is in them."""
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
+    s3_backends.reset()
     url = "http://{}:{}".format(*server.get_host_and_port())
     client = boto3.client(
         "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id=KEYS["access_key"],
@@ -122,3 +124,4 @@ def a_lake() -> Iterator[Lake]:
     finally:
         client.close()
         server.stop()
+        s3_backends.reset()

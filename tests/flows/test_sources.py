@@ -11,10 +11,8 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import httpx
 import pytest
-from moto.server import ThreadedMotoServer
 from nats.aio.client import Client
 
 from finery.client import Finery
@@ -22,11 +20,10 @@ from finery.resources import uploads
 from finery.transport import Transport
 from finery_contracts.inbound import TASK_REQUESTED
 from tests.flows.conftest import ended
-from tests.model_lake import WEIGHTS, model_files
+from tests.model_lake import KEYS, WEIGHTS, a_lake, model_files
 
 LINE = b'{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]}\n'
 FILES = model_files()
-KEYS = {"access_key": "AKIAEXAMPLE", "secret_key": "s3cr3t-of-the-lake"}
 
 
 @pytest.fixture
@@ -37,21 +34,10 @@ def near(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def lake(near: None) -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    url = "http://{}:{}".format(*server.get_host_and_port())
-    client = boto3.client(
-        "s3", endpoint_url=url, region_name="us-east-1", aws_access_key_id=KEYS["access_key"],
-        aws_secret_access_key=KEYS["secret_key"],
-    )  # fmt: skip
-    client.create_bucket(Bucket="lake")
-    for name in ("b", "a"):
-        client.put_object(Bucket="lake", Key=f"day/{name}.jsonl", Body=LINE)
-    for name, content in FILES.items():
-        client.put_object(Bucket="lake", Key=f"tiny/{name}", Body=content)
-    client.close()
-    yield url
-    server.stop()
+    with a_lake() as made:
+        made.put("day", {"b.jsonl": LINE, "a.jsonl": LINE})
+        made.put("tiny", FILES)
+        yield made.url
 
 
 @pytest.fixture
