@@ -152,6 +152,10 @@ async def test_a_piece_that_is_wrong_is_refused_and_counts_for_nothing(studio: R
         ({"upload-length": "1", "upload-metadata": "name nobase64!"}, "metadata_invalid"),
         ({"upload-length": "1", "upload-metadata": "name AA==,name AA=="}, "metadata_invalid"),
         ({"upload-length": "1", "upload-metadata": f"bad_records {b64('maybe')}"}, "metadata_invalid"),
+        ({"upload-length": "1", "upload-metadata": f"format {b64('prose')}"}, "metadata_invalid"),
+        ({"upload-length": "1", "upload-metadata": f"bad_ceiling {b64('much')}"}, "metadata_invalid"),
+        ({"upload-length": "1", "upload-metadata": f"bad_ceiling {b64('1.5')}"}, "metadata_invalid"),
+        ({"upload-length": "1", "upload-metadata": f"bad_ceiling {b64('nan')}"}, "metadata_invalid"),
         ({"upload-length": "1", "upload-metadata": "a " + "A" * 5000}, "metadata_invalid"),
     ],
 )

@@ -52,7 +52,8 @@ def ingest(work: JobFolder) -> IngestOutput:
     with limited_memory(spec.filename), _collector_at_rest():
         gauge = Gauge()
         files = _all_files(sources, spec.max_bytes, gauge)
-        return _ingest_files(work, spec, files, gauge=gauge, total_bytes=total, fetched=fetched)
+        flow = _Flow(work, Tally(), gauge, total, may_mix=len(sources) > 1)
+        return _ingest_files(flow, spec, files, fetched)
 
 
 def _all_files(sources: Sequence[tuple[Path, str]], max_bytes: int, gauge: Gauge) -> list[DataFile]:
@@ -63,15 +64,12 @@ def _all_files(sources: Sequence[tuple[Path, str]], max_bytes: int, gauge: Gauge
     return found if len(sources) == 1 else [replace(file, inner=file.inner or file.name) for file in found]
 
 
-def _ingest_files(
-    work: JobFolder, spec: IngestSpec, files: list[DataFile], *, gauge: Gauge, total_bytes: int,
-    fetched: FetchedBytes | None,
-) -> IngestOutput:  # fmt: skip
-    chosen = choose_format(files[0], stated=spec.format)
+def _ingest_files(flow: _Flow, spec: IngestSpec, files: list[DataFile], fetched: FetchedBytes | None) -> IngestOutput:
+    work, chosen = flow.work, choose_format(files[0], stated=spec.format)
     writer = CanonicalWriter(work.out / "records.parquet", chosen.kind)
     try:
         with (work.out / "report.jsonl").open("w", encoding="utf-8") as report:
-            flow = _Flow(work, writer, Tally(), Faults(report), gauge, total_bytes)
+            flow.writer, flow.faults = writer, Faults(report)
             with work.span("read", format=chosen.name) as facts:
                 flow.all_of(files, chosen, spec.format)
                 flow.tell()
@@ -83,7 +81,7 @@ def _ingest_files(
     tally, faults = flow.tally, flow.faults
     write_atomically(work.out / "stats.json", tally.as_statistics(chosen.kind).model_dump_json(indent=1))
     return IngestOutput(
-        format=chosen.name,
+        format="mixed" if flow.mixed else chosen.name,
         data_kind=chosen.kind,
         records=tally.records,
         bad_records=faults.records,
@@ -114,11 +112,14 @@ class _Flow:
     """Records on their way: the good ones to file and counts, the bad ones to the report."""
 
     work: JobFolder
-    writer: CanonicalWriter
     tally: Tally
-    faults: Faults
     gauge: Gauge
     total_bytes: int
+    may_mix: bool
+    """Files of a folder may have different formats, as long as these make the same kind of records."""
+    writer: CanonicalWriter = field(init=False)
+    faults: Faults = field(init=False)
+    mixed: bool = False
     _samples: list[Sample] = field(default_factory=list)
     _characters: int = 0
     _told_at: int = 0
@@ -127,7 +128,8 @@ class _Flow:
         """File by file; what cannot be read any further ends it, and is remembered."""
         for number, file in enumerate(files):
             chosen = first if number == 0 else choose_format(file, stated=stated)
-            if chosen.name != first.name:
+            self.mixed |= chosen.name != first.name
+            if chosen.kind != first.kind or (self.mixed and not self.may_mix):
                 raise DataInvalid(
                     f"{file.name} is of the format {chosen.name}, but {files[0].name} is of the format {first.name}; "
                     "upload files of different formats one by one.",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
 from finery_contracts.access import Actor
 from finery_contracts.datasets import (
@@ -132,7 +132,7 @@ class DatasetDesk:
         try:
             with tx.session.begin_nested():
                 self.make(tx, asked, Actor.model_validate_json(row.actor))
-        except (FineryError, ValidationError) as fault:
+        except (FineryError, ValueError) as fault:  # whatever was said of it: its bytes are settled
             log.warning("upload_not_ingested", extra={"upload": row.id, "error": type(fault).__name__})
 
     def _again(self, tx: Transaction, asked: IngestRequest, actor: Actor) -> DatasetView:

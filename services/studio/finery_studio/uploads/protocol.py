@@ -12,7 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import format_datetime
+from typing import get_args
 
+from finery_contracts.datasets import DataFormat
 from finery_contracts.errors import ChecksumMismatch, InvalidRequest, MediaUnsupported, PreconditionFailed, TooLarge
 from finery_contracts.uploads import UploadState, UploadView
 
@@ -22,10 +24,12 @@ ALGORITHMS = ("sha1", "sha256", "md5")
 BYTES = "application/offset+octet-stream"
 MAX_METADATA = 4096
 MAX_METADATA_KEYS = 32
+_SHARE = re.compile(r"0(\.[0-9]{1,9})?|1(\.0{1,9})?")
 _NUMBER = re.compile(r"[0-9]{1,18}")
 _KEY = re.compile(r"[!-+\--~]{1,64}")
 _CHOICES: dict[str, tuple[str, ...]] = {
     "purpose": ("fine-tune", "evals"), "bad_records": ("strict", "skip"), "ingest": ("true", "false"),
+    "format": get_args(DataFormat),
 }  # fmt: skip
 
 
@@ -128,6 +132,8 @@ def metadata_of(headers: Mapping[str, str]) -> dict[str, str]:
             raise _wrong(f"the value of {key} is not base64 of UTF-8") from fault
         if any(ord(sign) < 32 for sign in found[key]):
             raise _wrong(f"the value of {key} holds a control character")
+    if not _SHARE.fullmatch(found.get("bad_ceiling", "0")):
+        raise _wrong("bad_ceiling is a share from 0 to 1, such as 0.05")
     for key, choices in _CHOICES.items():
         if found.get(key, choices[0]) not in choices:
             raise _wrong(f"{key} is one of {', '.join(choices)}")
