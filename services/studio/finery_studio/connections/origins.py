@@ -192,8 +192,8 @@ def _connection(tx: Transaction, source: S3Source | SqlSource, project: str) -> 
         fitting = [v for v in connection_store.of_project(tx.session, project) if v.endpoint.kind in wanted]
         if len(fitting) != 1:
             raise InvalidRequest(
-                f"the project has {len(fitting)} connections to object stores: say which one, or register it with: "
-                "finery connections add",
+                f"the project has {len(fitting)} connections to object stores: say which one, or register one with: "
+                "finery connections add-s3",
                 code="connection_needed", param="source",
             )  # fmt: skip
         return connection_store.load(tx.session, project, fitting[0].id)
