@@ -56,6 +56,7 @@ class GalleryEntry(Record):
     chat_template: bool | None = Field(default=None, description="whether the published tokenizer has one, if known")
     hub: str | None = Field(default=None, description="where the weights were published, as a hint for people")
     source: str | None = Field(default=None, description="recommended weights; absent: bring them in a folder")
+    custom_only: bool = Field(default=False, description="weights are never recommended: everybody brings their own")
     gguf_file: str | None = None
     overrides: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue], description="known repairs of import")
     supports: Supports = Supports()

@@ -26,7 +26,6 @@ from finery_contracts.jobs import (
 from finery_contracts.models import (
     ModelCreated,
     ModelExpiresSoon,
-    ModelFlagged,
     ModelInvalid,
     ModelPublished,
     ModelReady,
@@ -37,7 +36,7 @@ from finery_contracts.retention import Retention
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_studio.connections.origins import OriginDesk
-from finery_studio.datasets.withdrawal import inherited
+from finery_studio.datasets.withdrawal import flagged_at_birth
 from finery_studio.models import domain, removal, store, support, versions
 from finery_studio.models.gallery import entry_named
 from finery_studio.models.requests import ImportRequest, NewModel, ValidateRequest, asked_for
@@ -214,8 +213,7 @@ class ModelDesk:
             lineage={k: request[k] for k in ("dataset", "validation") if request.get(k)} | {"task": task.id},
         )  # fmt: skip
         view = store.save(tx, view, ModelPublished if publish else ModelReady)
-        if withdrawn := inherited(tx, task.project, view.id):
-            view = store.save(tx, store.changed(view, withdrawn_inputs=withdrawn), ModelFlagged)
+        flagged_at_birth(tx, view)
         return {"model": view.id, "model_name": view.openai_name or view.name}
 
     def publish(self, tx: Transaction, project: str, ref: str, name: str | None) -> ModelView:
