@@ -372,3 +372,16 @@ def test_a_refused_folder_is_told_everything_that_is_wrong_with_it(model: Path, 
     codes = {finding["code"] for finding in result.error.details if finding["severity"] == "error"}
     assert {"generation_config_not_json", "structure_differs"} <= codes
     assert not made.exists()
+
+
+def test_a_folder_without_config_is_told_everything_else_too(model: Path, tmp_path: Path) -> None:
+    (model / "config.json").unlink()
+    (model / "generation_config.json").write_text("{nope")
+    (model / "tokenizer.json").write_text("{}")
+
+    status, result, _ = import_model(model, tmp_path / "job")
+
+    assert status == 2
+    assert result.error is not None
+    codes = {finding["code"] for finding in result.error.details if finding["severity"] == "error"}
+    assert {"config_unreadable", "generation_config_not_json", "tokenizer_not_loadable"} <= codes
