@@ -73,6 +73,16 @@ class GalleryEntry(Record):
     )
 
 
+class Expected(Record):
+    """What the gallery says of weights; whoever looks them over holds it against them."""
+
+    expected_architecture: str | None = Field(default=None, description="model_type of config.json, if known")
+    expected_quantised: bool | None = Field(default=None, description="absent: nobody knows what the weights should be")
+    published_config: dict[str, JsonValue] | None = Field(
+        default=None, description="structure keys of config.json as the model was published; others are not known"
+    )
+
+
 class Defaults(Record):
     """What holds where a model says nothing else, and the constants of the published estimate of duration."""
 

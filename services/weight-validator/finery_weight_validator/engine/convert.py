@@ -61,8 +61,10 @@ def _convert_or_report(work: JobFolder, spec: ImportSpec, source: Path) -> Impor
         from finery_weight_validator.engine.check import look_over
 
         asked = ValidateSpec(
-            model=str(source), generate=False, apply_repairs=spec.apply_repairs, allowed_code=spec.allowed_code
-        )
+            model=str(source), generate=False, apply_repairs=spec.apply_repairs, allowed_code=spec.allowed_code,
+            expected_architecture=spec.expected_architecture, expected_quantised=spec.expected_quantised,
+            published_config=spec.published_config,
+        )  # fmt: skip
         found = look_over(work, asked).findings
         raise WeightsInvalid(
             f"{fault.message} ({len(errors_of(found))} faults in all; the findings name each)",
