@@ -56,6 +56,7 @@ class GalleryEntry(Record):
     chat_template: bool | None = Field(default=None, description="whether the published tokenizer has one, if known")
     hub: str | None = Field(default=None, description="where the weights were published, as a hint for people")
     source: str | None = Field(default=None, description="recommended weights; absent: bring them in a folder")
+    custom_only: bool = Field(default=False, description="weights are never recommended: everybody brings their own")
     gguf_file: str | None = None
     overrides: dict[str, JsonValue] = Field(default_factory=dict[str, JsonValue], description="known repairs of import")
     supports: Supports = Supports()
@@ -69,6 +70,16 @@ class GalleryEntry(Record):
     architecture: str | None = Field(default=None, description="model_type of its config.json")
     published_config: dict[str, JsonValue] | None = Field(
         default=None, description="structure keys of its config.json as published; what is not certain is left out"
+    )
+
+
+class Expected(Record):
+    """What the gallery says of weights; whoever looks them over holds it against them."""
+
+    expected_architecture: str | None = Field(default=None, description="model_type of config.json, if known")
+    expected_quantised: bool | None = Field(default=None, description="absent: nobody knows what the weights should be")
+    published_config: dict[str, JsonValue] | None = Field(
+        default=None, description="structure keys of config.json as the model was published; others are not known"
     )
 
 

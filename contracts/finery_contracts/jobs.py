@@ -21,6 +21,7 @@ from pydantic import Field
 
 from finery_contracts.datasets import DataFormat, DataKind
 from finery_contracts.errors import ErrorBody
+from finery_contracts.gallery import Expected
 from finery_contracts.judging import JudgeOutput, JudgeSpec
 from finery_contracts.kinds import TaskKind as TaskKind
 from finery_contracts.merging import MergeOutput as MergeOutput
@@ -45,7 +46,7 @@ class IngestSpec(Record):
     max_bytes: int = 100 * 2**30
 
 
-class ImportSpec(Record):
+class ImportSpec(Expected):
     """Make a model folder of ours (safetensors, config, tokenizer) from a folder or a GGUF file."""
 
     kind: Literal[TaskKind.IMPORT] = TaskKind.IMPORT
@@ -62,16 +63,11 @@ class ImportSpec(Record):
     )
 
 
-class ValidateSpec(Record):
+class ValidateSpec(Expected):
     """Check a model folder; nothing of it is run, except files whose sha256 stands in ``allowed_code``."""
 
     kind: Literal[TaskKind.VALIDATE] = TaskKind.VALIDATE
     model: str = Field(description="path of the model folder")
-    expected_architecture: str | None = Field(default=None, description="model_type of config.json, if known")
-    expected_quantised: bool | None = Field(default=None, description="absent: nobody knows what the weights should be")
-    published_config: dict[str, Any] | None = Field(
-        default=None, description="structure keys of config.json as the model was published; others are not known"
-    )
     generate: bool = Field(default=True, description="a short generation as proof of life")
     depth: Literal["headers", "full"] = Field(
         default="full", description="headers: files, metadata and headers alone, in milliseconds for any size"

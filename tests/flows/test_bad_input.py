@@ -101,15 +101,15 @@ async def test_an_empty_file_or_a_wrong_purpose_is_refused(api: httpx.AsyncClien
     assert (await api.get("/v1/files")).json()["data"] == []
 
 
-async def test_a_folder_without_config_or_a_single_file_is_refused_at_submit(
+async def test_a_folder_without_config_and_weights_or_a_single_file_is_refused_at_submit(
     api: httpx.AsyncClient, tmp_path: Path
 ) -> None:
     folder = tmp_path / "weights"
     folder.mkdir()
-    (folder / "model.safetensors").write_bytes(b"x")
+    (folder / "model.json").write_bytes(b"x")
     cases = {
         str(folder): "config_missing",
-        str(folder / "model.safetensors"): "not_a_folder",
+        str(folder / "model.json"): "not_a_folder",
         str(tmp_path / "absent"): "path_not_found",
         "weights": "path_not_absolute",
     }

@@ -132,6 +132,18 @@ def lineage(shell: Shell, model: Model) -> None:
         picture(shell, finery.models.lineage(model))
 
 
+@command(group, "certificate", example="finery models certificate intents --file bom.cdx.json")
+def certificate(
+    shell: Shell, model: Model,
+    file: Annotated[
+        Literal["README.md", "bom.cdx.json", "model.sig"], typer.Option(help="Card, bill of materials, or signature.")
+    ] = "README.md",
+) -> None:  # fmt: skip
+    """Print what was settled at a model's birth: its card, its bill of materials, or its signature."""
+    with shell.finery as finery:
+        typer.echo(finery.models.certificate(model, file), nl=False)
+
+
 @command(group, "delete", example="finery models delete intents --confirm DELETE")
 def delete(
     shell: Shell, model: Model, confirm: Annotated[str, typer.Option(help="Say DELETE: it cannot be undone.")] = ""

@@ -14,6 +14,7 @@ from finery_contracts.models import ModelView
 from finery_contracts.tasks import NotifyChoice
 
 PATH = "/api/v1/models"
+CertificateFile = Literal["README.md", "bom.cdx.json", "model.sig"]
 BUNDLE_TIMEOUT_S = 24 * 3600.0
 
 
@@ -99,6 +100,10 @@ class Models:
     def key(self) -> ModelKey:
         """The public key with which this installation signs its models."""
         return self._transport.view(ModelKey, "GET", "/api/v1/model-key")
+
+    def certificate(self, ref: str, name: CertificateFile = "README.md") -> str:
+        """Its card, its bill of materials (CycloneDX), or the signature over all its files (OpenSSF model signing)."""
+        return self._transport.send("GET", f"{PATH}/{ref}/certificate/{name}").text
 
     def export(self, ref: str, file: str | Path, *, with_base: bool = False) -> None:
         """Write one bundle for another site; ``with_base``: an adapter brings its base along.

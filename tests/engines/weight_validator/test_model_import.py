@@ -372,3 +372,29 @@ def test_a_refused_folder_is_told_everything_that_is_wrong_with_it(model: Path, 
     codes = {finding["code"] for finding in result.error.details if finding["severity"] == "error"}
     assert {"generation_config_not_json", "structure_differs"} <= codes
     assert not made.exists()
+
+
+def test_a_refused_folder_is_told_what_the_gallery_knows_better(model: Path, tmp_path: Path) -> None:
+    (model / "generation_config.json").write_text("{nope")
+    change_json(model / "config.json", quantization_config={"quant_method": "awq"})
+
+    published = {"model_type": "llama", "hidden_size": 128}
+    _, result, _ = import_model(model, tmp_path / "job", published_config=published, expected_quantised=False)
+
+    assert result.error is not None
+    found = {finding["code"]: finding["where"] for finding in result.error.details if finding["severity"] == "error"}
+    assert found["structure_differs"] == "config.json: hidden_size"
+    assert {"generation_config_not_json", "quantization_config_unexpected"} <= found.keys()
+
+
+def test_a_folder_without_config_is_told_everything_else_too(model: Path, tmp_path: Path) -> None:
+    (model / "config.json").unlink()
+    (model / "generation_config.json").write_text("{nope")
+    (model / "tokenizer.json").write_text("{}")
+
+    status, result, _ = import_model(model, tmp_path / "job")
+
+    assert status == 2
+    assert result.error is not None
+    codes = {finding["code"] for finding in result.error.details if finding["severity"] == "error"}
+    assert {"config_unreadable", "generation_config_not_json", "tokenizer_not_loadable"} <= codes

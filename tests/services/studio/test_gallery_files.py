@@ -187,6 +187,12 @@ def test_an_entry_that_contradicts_itself_is_refused_at_the_key(tmp_path: Path, 
     assert key in [fault["key"] for fault in faults]
 
 
+def test_the_gallery_says_of_which_models_everybody_brings_the_weights() -> None:
+    entries = load_gallery().entries
+    assert entries["Baichuan2-13B"].custom_only
+    assert not entries["Llama2-7B"].custom_only
+
+
 def test_a_custom_only_family_recommends_no_weights(tmp_path: Path) -> None:
     families = {"Mine": {**FAMILY, "custom_only": True}}
     bad = a_file(tmp_path / "bad.yaml", {"mine": model(source="/weights")}, families)

@@ -13,7 +13,8 @@ from studio_posts import Owner
 from studio_rig import GALLERY_MODEL, OUTPUTS, Rig, studio_rig
 
 from finery_contracts.errors import InvalidRequest
-from finery_contracts.jobs import EngineOutput, TaskKind, ValidateOutput, ValidateSpec
+from finery_contracts.gallery import Expected
+from finery_contracts.jobs import EngineOutput, ImportSpec, TaskKind, ValidateOutput, ValidateSpec
 from finery_contracts.models import ModelView
 from finery_contracts.tasks import TaskState
 from finery_studio.models.requests import NewModel
@@ -209,6 +210,9 @@ async def test_validation_is_told_what_the_entry_was_published_as(
 
     assert checked is not None
     assert isinstance(checked.spec, ValidateSpec)
+    assert isinstance(imported.spec, ImportSpec)
+    expected = set(Expected.model_fields)
+    assert imported.spec.model_dump(include=expected) == checked.spec.model_dump(include=expected)
     assert (checked.spec.expected_quantised, checked.spec.expected_architecture) == (quantised, architecture)
     config = checked.spec.published_config
     assert (config and config["hidden_size"]) == (3584 if gallery else None)

@@ -57,6 +57,21 @@ async def test_the_official_program_verifies_the_signature_and_finds_every_chang
         verify(model_folder, signature, key)
 
 
+async def test_card_bill_and_signature_are_handed_out_as_they_are_kept(studio: Rig) -> None:
+    async with studio.http() as api:
+        model = await published(studio, "mine")
+        refused = await api.get("/api/v1/models/mine/certificate/README.md")
+        put(studio, f"{model.weights}/model.safetensors", "weights")
+        await studio.studio.registrar.certify_all()
+        model = await studio.model("mine")
+        assert model.certificate is not None
+        for name in ("README.md", "bom.cdx.json", "model.sig"):
+            answer = await api.get(f"/api/v1/models/mine/certificate/{name}")
+            assert answer.content == studio.studio.storage.path(f"{model.certificate.url}/{name}").read_bytes()
+        assert (await api.get("/api/v1/models/mine/certificate/config.json")).status_code == 400
+    assert (refused.status_code, refused.json()["error"]["code"]) == (409, "not_ready")
+
+
 def test_a_key_is_the_installations_own_and_always_the_same() -> None:
     one, other = Signer(b"a" * 32), Signer(b"b" * 32)
     files = {"b": "ab" * 32, "a": "cd" * 32}

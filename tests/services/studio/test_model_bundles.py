@@ -14,6 +14,7 @@ import pytest_asyncio
 from studio_rig import Rig, studio_rig
 from test_model_birth import born
 from test_model_versions import merges, put, tuned
+from test_withdrawal import withdraw
 
 from finery_contracts.jobs import TaskKind
 from finery_contracts.models import ModelState
@@ -113,6 +114,25 @@ async def test_a_whole_model_becomes_usable_when_it_is_valid_and_a_new_version_t
     assert (await other.model("whole")).number == 2
 
 
+async def test_what_was_withdrawn_meanwhile_or_elsewhere_flags_what_comes_in_and_what_is_tuned_from_it(
+    studio: Rig, other: Rig
+) -> None:
+    model = await born(studio)
+    before = await bundle_of(studio, "mine")
+    await withdraw(studio, model.lineage["dataset"])
+    _, back = await sent(studio, before, name="back")
+    async with studio.http() as api:
+        await api.post("/api/v1/models/mine/publish", json={"form": "merged", "name": "whole"})
+    await studio.work()
+    put(studio, f"{(await studio.model('whole')).weights}/model.safetensors")
+    _, there = await sent(other, await bundle_of(studio, "whole"))
+    await other.work()
+    tuned_there = await tuned(other, model="whole")
+    for rig, ref in ((studio, back["id"]), (other, there["id"]), (other, tuned_there.id)):
+        flagged = await rig.model(ref)
+        assert [told.dataset for told in flagged.withdrawn_inputs] == [model.lineage["dataset"]]
+
+
 async def test_an_unknown_signer_is_refused_and_nothing_is_left(studio: Rig, tmp_path: Path) -> None:
     await born(studio)
     stranger = await studio_rig(tmp_path / "stranger", installation_secret="ef" * 32)
@@ -125,7 +145,7 @@ async def test_an_unknown_signer_is_refused_and_nothing_is_left(studio: Rig, tmp
 async def nothing_is_there(rig: Rig) -> None:
     async with rig.http() as api:
         assert (await api.get("/api/v1/models")).json()["data"] == []
-    await rig.pass_time(hours=2)
+    await rig.pass_time()
     assert [path for path in rig.studio.storage.root.rglob("*") if path.is_file()] == []
 
 

@@ -111,6 +111,15 @@ async def test_a_bare_name_of_several_versions_is_not_deleted_and_a_number_never
     assert await numbers(studio, "mine") == [(3, True), (1, False)]
 
 
+async def test_a_base_in_use_is_told_each_version_that_stands_on_it(studio: Rig) -> None:
+    for _ in range(2):
+        await published(studio, "mine")
+    async with studio.http() as api:
+        refused = await api.delete(f"/api/v1/models/{(await studio.model('mine')).base}?confirm=DELETE")
+    details = refused.json()["error"]["details"]
+    assert {detail["used_by"] for detail in details} == {"mine", "mine@1"}
+
+
 async def test_a_checkpoint_becomes_a_model_of_its_own_with_the_adapter_alone(studio: Rig) -> None:
     model = await tuned(studio)
     async with studio.http() as api:
@@ -165,7 +174,9 @@ async def test_the_bytes_of_a_deleted_model_go_and_those_that_others_need_stay(s
     weights = put(studio, f"{model.weights}/model.safetensors")
     async with studio.http() as api:
         early = (await api.post(f"/api/v1/models/{model.id}/publish", json={"step": 7, "name": "early"})).json()
+    card = put(studio, f"store://{model.project}/models/{early['id']}/certificate/README.md")
     await studio.pass_time()
+    assert card.exists()
 
     await studio.write(lambda tx: removal.delete(tx, model.project, model.id, []))
     await studio.pass_time()
@@ -180,7 +191,7 @@ async def test_the_bytes_of_a_deleted_model_go_and_those_that_others_need_stay(s
     await studio.write(lambda tx: removal.delete(tx, model.project, "early", []))
     await studio.pass_time()
 
-    assert storage.find(early["adapter"]) is None
+    assert (storage.find(early["adapter"]), card.exists()) == (None, False)
     assert storage.find(f"{root}/checkpoints") is None
     assert weights.exists(), "the base is a model of its own"
     await studio.write(lambda tx: removal.delete(tx, model.project, model.base or "", []))

@@ -5,16 +5,20 @@ Nothing is deleted by it and nothing that runs is stopped; what a running task m
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 from pydantic import Field
 
 from finery_contracts.datasets import DatasetFlagged, DatasetState, DatasetView, DatasetWithdrawn, Withdrawal
 from finery_contracts.errors import Conflict, InvalidRequest
 from finery_contracts.model import Request
-from finery_contracts.models import ModelFlagged, ModelState
+from finery_contracts.models import ModelFlagged, ModelState, ModelView
 from finery_kit.db import Transaction
 from finery_studio.datasets import store
 from finery_studio.lineage import family_of
 from finery_studio.models import store as model_store
+
+Born = TypeVar("Born", ModelView, DatasetView)
 
 
 class WithdrawRequest(Request):
@@ -42,17 +46,16 @@ def withdraw(tx: Transaction, project: str, ref: str, *, by: str, reason: str) -
     return gone
 
 
-def flagged_at_birth(tx: Transaction, view: DatasetView) -> DatasetView:
-    """A dataset that was made of others says at once what of them was withdrawn."""
-    told = inherited(tx, view.project, view.id)
-    return store.save(tx, store.changed(view, withdrawn_inputs=told), DatasetFlagged) if told else view
-
-
-def inherited(tx: Transaction, project: str, node: str) -> list[Withdrawal]:
-    """What was withdrawn of all that a model or dataset descends from; asked when it is born."""
-    family = family_of(tx.session, project)
-    views = [family.datasets[found] for found in sorted(family.ancestors(node)) if found in family.datasets]
-    return [view.withdrawn for view in views if view.withdrawn is not None]
+def flagged_at_birth(tx: Transaction, view: Born) -> Born:
+    """What was made of others says at once what of them was withdrawn, beside what came with it from elsewhere."""
+    known = {told.dataset for told in view.withdrawn_inputs}
+    told = [found for found in _inherited(tx, view.project, view.id) if found.dataset not in known]
+    if not told:
+        return view
+    inputs = [*view.withdrawn_inputs, *told]
+    if isinstance(view, ModelView):
+        return model_store.save(tx, model_store.changed(view, withdrawn_inputs=inputs), ModelFlagged)
+    return store.save(tx, store.changed(view, withdrawn_inputs=inputs), DatasetFlagged)
 
 
 def refuse_withdrawn(view: DatasetView) -> None:
@@ -63,6 +66,17 @@ def refuse_withdrawn(view: DatasetView) -> None:
             f"dataset {view.name} was withdrawn and can no longer be used: {reason}", code="dataset_withdrawn",
             param="dataset",
         )  # fmt: skip
+
+
+def _inherited(tx: Transaction, project: str, node: str) -> list[Withdrawal]:
+    """What was withdrawn of all that a model or dataset descends from, here or where a bundle came from."""
+    family, told = family_of(tx.session, project), dict[str, Withdrawal]()
+    for found in family.ancestors(node):
+        view = family.models.get(found) or family.datasets[found]
+        own = [view.withdrawn] if isinstance(view, DatasetView) and view.withdrawn is not None else []
+        for withdrawal in (*own, *view.withdrawn_inputs):
+            told.setdefault(withdrawal.dataset, withdrawal)
+    return list(told.values())
 
 
 def _flag(tx: Transaction, node: str, told: Withdrawal) -> None:

@@ -1,9 +1,9 @@
-"""Routes of bundles: a model out as one file, in from one, and the key that others need to trust ours."""
+"""Routes of what leaves and enters a house: card, bill and signature; a model as one file; the key to trust ours."""
 
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, Form, UploadFile
-from fastapi.responses import StreamingResponse
+from fastapi.responses import FileResponse, StreamingResponse
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.models import ModelView
@@ -11,9 +11,13 @@ from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.models.bundles import Carrier
 
+MEDIA = {
+    "README.md": "text/markdown", "bom.cdx.json": "application/vnd.cyclonedx+json", "model.sig": "application/json",
+}  # fmt: skip
+
 
 def routes(gate: Gate, carrier: Carrier, changed: Any) -> APIRouter:
-    """``/api/v1/models/{ref}/export``, ``/api/v1/models/import-bundle``, ``/api/v1/model-key``."""
+    """``/api/v1/models/{ref}/certificate/…``, ``…/export``, ``/api/v1/models/import-bundle``, ``/api/v1/model-key``."""
     router = APIRouter(prefix="/api/v1", tags=["models"])
     reader = Depends(gate.needs(Role.READ))
     writer = Depends(gate.needs(Role.COMMON))
@@ -23,6 +27,13 @@ def routes(gate: Gate, carrier: Carrier, changed: Any) -> APIRouter:
     async def key(_: Actor = reader) -> dict[str, str]:
         signer = carrier.registrar.signer
         return {"key": signer.key, "public_key": signer.public_pem}
+
+    @router.get("/models/{ref}/certificate/{name}", response_class=FileResponse)
+    async def certificate(
+        ref: str, name: Literal["README.md", "bom.cdx.json", "model.sig"], actor: Actor = reader
+    ) -> FileResponse:
+        path = await carrier.certificate_file(actor.project, ref, name)
+        return FileResponse(path, media_type=MEDIA[name], filename=name)
 
     @router.get("/models/{ref}/export", response_class=StreamingResponse)
     async def export(

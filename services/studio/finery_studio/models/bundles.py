@@ -23,6 +23,7 @@ from finery_contracts.jobs import TaskKind
 from finery_contracts.models import Certificate, ModelCreated, ModelPublished, ModelState, ModelView
 from finery_kit.db import Transaction
 from finery_kit.storage import SCHEME
+from finery_studio.datasets.withdrawal import flagged_at_birth
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.models import store, versions
@@ -32,7 +33,7 @@ from finery_studio.models.handlers import ModelDesk
 from finery_studio.models.requests import ValidateRequest
 from finery_studio.models.signature import Statement, digest_of
 from finery_studio.models.tree import BILL, CARD, SIGNATURE, certificate_place, digest_of_file, tree_of
-from finery_studio.removal.store import MADE_LATER, let_go
+from finery_studio.removal.store import MADE_LATER, let_go, settled
 from finery_studio.tasks.submit import NewTask, submit
 
 
@@ -52,6 +53,20 @@ class Carrier:
     desk: ModelDesk
     registrar: Registrar
     max_bytes: int
+
+    async def certificate_file(self, project: str, ref: str, name: str) -> Path:
+        """Card, bill of materials or signature of a version.
+
+        Raises:
+            Conflict: ``not_ready``: it has none yet.
+        """
+        view = await self.registrar.database.read(lambda session: store.load(session, project, ref))
+        if view.certificate is None:
+            raise Conflict(
+                f"model {view.name} is {view.state} and has no certificate yet; it gets one soon after it is ready",
+                code="not_ready",
+            )  # fmt: skip
+        return self.registrar.storage.path(f"{view.certificate.url}/{name}")
 
     async def export(self, project: str, ref: str, *, with_base: bool) -> Outgoing:
         """A bundle of one version: weights, or adapter with its base or a reference to it.
@@ -91,11 +106,12 @@ class Carrier:
         folder = Path(tempfile.mkdtemp(dir=storage.root / ".incoming"))
         try:
             arrived = await asyncio.to_thread(self._unpack, file, manifest, folder, ids, actor.project)
+            return await gate.once(
+                wish, ModelView, lambda tx: self._register(tx, actor, manifest, arrived, name, new_version=new_version)
+            )
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
-        return await gate.once(
-            wish, ModelView, lambda tx: self._register(tx, actor, manifest, arrived, name, new_version=new_version)
-        )
+            await gate.database.write(lambda tx: settled(tx, places))
 
     # --- below --------------------------------------------------------------------------------------------------
 
@@ -189,9 +205,9 @@ class Carrier:
         )  # fmt: skip
         view = view.model_copy(update={"certificate": sealed})
         if base is not None:
-            made = store.save(tx, view, ModelPublished)
+            made = flagged_at_birth(tx, store.save(tx, view, ModelPublished))
             return versions.promote(tx, made)
-        store.save(tx, view, ModelCreated)
+        view = flagged_at_birth(tx, store.save(tx, view, ModelCreated))
         asked, request = (
             ValidateRequest(kind="validate", model=view.id),
             {"model": view.id, "promote": holder is not None},

@@ -121,6 +121,7 @@ def entry_of(model_id: str, said: ModelSaid, family: FamilySaid, *, max_length: 
     )
     return GalleryEntry(
         **given, id=model_id, title=said.title or model_id, type=family.type, licence=_licence(licence),
+        custom_only=family.custom_only,
         uses=family.uses if said.uses is None else said.uses,
         languages=family.languages if said.languages is None else said.languages,
         max_length=said.max_length or max_length,

@@ -73,6 +73,16 @@ def entry_named(entries: Mapping[str, GalleryEntry], model_id: str, *, param: st
     return entries[model_id]
 
 
+def expected_of(entry: GalleryEntry | None) -> dict[str, Any]:
+    """What the specs of import and validation say of weights that somebody brings for an entry."""
+    if entry is None:
+        return {}
+    return {
+        "expected_architecture": entry.architecture, "expected_quantised": entry.quantisation != "none",
+        "published_config": entry.published_config,
+    }  # fmt: skip
+
+
 class _Sheet(Request):
     """One gallery file; what is wrong with a family or model is found one by one."""
 

@@ -26,7 +26,6 @@ from finery_contracts.jobs import (
 from finery_contracts.models import (
     ModelCreated,
     ModelExpiresSoon,
-    ModelFlagged,
     ModelInvalid,
     ModelPublished,
     ModelReady,
@@ -37,9 +36,9 @@ from finery_contracts.retention import Retention
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
 from finery_studio.connections.origins import OriginDesk
-from finery_studio.datasets.withdrawal import inherited
+from finery_studio.datasets.withdrawal import flagged_at_birth
 from finery_studio.models import domain, removal, store, support, versions
-from finery_studio.models.gallery import entry_named
+from finery_studio.models.gallery import entry_named, expected_of
 from finery_studio.models.requests import ImportRequest, NewModel, ValidateRequest, asked_for
 from finery_studio.models.sources import given, import_spec_of
 from finery_studio.projects.domain import check_name
@@ -136,7 +135,9 @@ class ModelDesk:
 
     def import_spec(self, tx: Transaction, task: TaskView) -> ImportSpec:
         """The engine's spec."""
-        return import_spec_of(task, store.row_of(tx.session, task.request["model"]).origin)
+        row = store.row_of(tx.session, task.request["model"])
+        spec, view = import_spec_of(task, row.origin), ModelView.model_validate_json(row.view)
+        return spec.model_copy(update=expected_of(self.gallery.get(view.gallery or "")))
 
     def on_import_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
         """The weights are there, or not; imported or merged."""
@@ -169,10 +170,9 @@ class ModelDesk:
         if view.weights is None:
             raise InvalidRequest(f"model {view.name} has no weights to validate", code="weights_missing")
         return ValidateSpec(
-            model=view.weights, expected_architecture=entry.architecture if entry else None,
-            expected_quantised=entry.quantisation != "none" if entry else None,
-            published_config=entry.published_config if entry else None,
-        )  # fmt: skip
+            model=view.weights,
+            **expected_of(entry),
+        )
 
     def on_validate_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
         """The model is ready or invalid, with all findings."""
@@ -214,8 +214,7 @@ class ModelDesk:
             lineage={k: request[k] for k in ("dataset", "validation") if request.get(k)} | {"task": task.id},
         )  # fmt: skip
         view = store.save(tx, view, ModelPublished if publish else ModelReady)
-        if withdrawn := inherited(tx, task.project, view.id):
-            view = store.save(tx, store.changed(view, withdrawn_inputs=withdrawn), ModelFlagged)
+        flagged_at_birth(tx, view)
         return {"model": view.id, "model_name": view.openai_name or view.name}
 
     def publish(self, tx: Transaction, project: str, ref: str, name: str | None) -> ModelView:

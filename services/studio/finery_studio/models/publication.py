@@ -25,7 +25,7 @@ from finery_studio.edge.wishes import Wish
 from finery_studio.models import store, versions
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.models.requests import MergeRequest, PublishRequest
-from finery_studio.removal.store import MADE_LATER, let_go
+from finery_studio.removal.store import MADE_LATER, let_go, settled
 from finery_studio.tasks import store as task_store
 from finery_studio.tasks.submit import NewTask, submit
 
@@ -65,10 +65,13 @@ class Publisher:
             return self._adapter_of(tx, store.load(tx.session, actor.project, ref), asked.step)
 
         kept = await gate.database.write(begin)
-        await asyncio.to_thread(self._copy, kept, f"{place}/adapter")
-        return await gate.once(
-            wish, ModelView, lambda tx: self._of_step(tx, ref, asked, actor, model_id, f"{place}/adapter")
-        )
+        try:
+            await asyncio.to_thread(self._copy, kept, f"{place}/adapter")
+            return await gate.once(
+                wish, ModelView, lambda tx: self._of_step(tx, ref, asked, actor, model_id, f"{place}/adapter")
+            )
+        finally:
+            await gate.database.write(lambda tx: settled(tx, [place]))
 
     def merge(self, tx: Transaction, asked: MergeRequest, actor: Actor) -> TaskView:
         """``POST /api/v1/tasks`` with kind merge."""

@@ -138,9 +138,10 @@ def _allowed(path: str, actor: Actor, roots: tuple[Path, ...]) -> str:
             f"{path} is a single file; give the folder that holds weights, config and tokenizer",
             code="not_a_folder", param="path",
         )  # fmt: skip
-    if not (folder / "config.json").exists() and not any(folder.glob("*.gguf")):
+    has_weights = any(path.suffix in _FILES for path in folder.iterdir())  # import tells all that is wrong with those
+    if not (folder / "config.json").exists() and not has_weights:
         raise InvalidRequest(
-            f"{path} has no config.json (and no .gguf file): it is not a model folder; take the whole folder as "
+            f"{path} has no config.json and no weights: it is not a model folder; take the whole folder as "
             "it was published",
             code="config_missing", param="path",
         )  # fmt: skip

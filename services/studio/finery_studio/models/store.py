@@ -190,10 +190,10 @@ def list_models(
 
 
 def built_on(session: Session, project: str, model_id: str) -> list[str]:
-    """Names of living models whose base this one is."""
+    """Names of living models whose base this one is, each version by its own."""
     query = select(ModelRow).where(ModelRow.project == project, ModelRow.state != ModelState.DELETED)
     views = [ModelView.model_validate_json(row.view) for row in session.exec(query)]
-    return [view.name for view in views if view.base == model_id]
+    return [address_of(view) for view in views if view.base == model_id]
 
 
 def expiring(tx: Transaction, *, within: timedelta) -> list[ModelView]:

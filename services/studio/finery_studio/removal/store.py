@@ -60,6 +60,15 @@ def let_go(tx: Transaction, project: str, urls: Iterable[str | None], *, at: dat
         tx.session.add(row)
 
 
+def settled(tx: Transaction, urls: Iterable[str]) -> None:
+    """What was put down beforehand is registered by now, or never will be; which, is asked at once."""
+    for url in sorted(urls):
+        row = tx.session.get(LeftoverRow, url, with_for_update=True)
+        if row is not None:
+            row.due_at = min(row.due_at, tx.now + SETTLE)
+            tx.session.add(row)
+
+
 def due(session: Session, now: datetime) -> list[LeftoverRow]:
     """What is to be looked at, oldest first."""
     query = select(LeftoverRow).where(col(LeftoverRow.due_at) <= now).order_by(col(LeftoverRow.due_at))

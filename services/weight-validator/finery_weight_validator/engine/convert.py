@@ -55,14 +55,16 @@ def _convert_or_report(work: JobFolder, spec: ImportSpec, source: Path) -> Impor
     try:
         return convert(work, spec, source)
     except WeightsInvalid as fault:
-        if not (source / "config.json").is_file():
-            raise
+        if not (source / "config.json").is_file() and not any(source.glob("*.safetensors")):
+            raise  # a GGUF file, or nothing: there is no model folder to look over
         shutil.rmtree(work.out / BESIDE, ignore_errors=True)  # what it shares with the source is no fault of the source
         from finery_weight_validator.engine.check import look_over
 
         asked = ValidateSpec(
-            model=str(source), generate=False, apply_repairs=spec.apply_repairs, allowed_code=spec.allowed_code
-        )
+            model=str(source), generate=False, apply_repairs=spec.apply_repairs, allowed_code=spec.allowed_code,
+            expected_architecture=spec.expected_architecture, expected_quantised=spec.expected_quantised,
+            published_config=spec.published_config,
+        )  # fmt: skip
         found = look_over(work, asked).findings
         raise WeightsInvalid(
             f"{fault.message} ({len(errors_of(found))} faults in all; the findings name each)",
