@@ -14,7 +14,6 @@ from finery_contracts.errors import Conflict, InvalidRequest
 from finery_contracts.gallery import GalleryEntry
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import (
-    Finding,
     ImportOutput,
     ImportSpec,
     MergeOutput,
@@ -39,6 +38,7 @@ from finery_kit.db import Transaction
 from finery_studio.connections.origins import OriginDesk
 from finery_studio.datasets.withdrawal import inherited
 from finery_studio.models import domain, removal, store, support, versions
+from finery_studio.models.findings import allowed_for, faults_of
 from finery_studio.models.gallery import entry_named
 from finery_studio.models.requests import ImportRequest, NewModel, ValidateRequest, asked_for
 from finery_studio.models.sources import given, import_spec_of
@@ -57,6 +57,8 @@ class ModelDesk:
     retention: Retention
     specs: Mapping[TaskKind, SpecMaker]
     origins: OriginDesk
+    allowed_code: tuple[str, ...] = ()
+    """SHA-256 of Python files of model folders that may run, in the limited child."""
 
     # --- import and validation ----------------------------------------------------------------------------------
 
@@ -78,7 +80,9 @@ class ModelDesk:
         store.save(tx, view, ModelCreated)
         if source.checked is not None:
             self.origins.keep(tx, store.row_of(tx.session, view.id), source.checked)
-        request = {"model": view.id, "validate": new.validate, **source.request}
+        request = {
+            "model": view.id, "validate": new.validate, "apply_repairs": list(new.apply_repairs), **source.request,
+        }  # fmt: skip
         submit(
             tx,
             NewTask(TaskKind.IMPORT, f"import-{new.name}", request, asked_for(new), task_id=task_id,
@@ -136,7 +140,9 @@ class ModelDesk:
 
     def import_spec(self, tx: Transaction, task: TaskView) -> ImportSpec:
         """The engine's spec."""
-        return import_spec_of(task, store.row_of(tx.session, task.request["model"]).origin)
+        row = store.row_of(tx.session, task.request["model"])
+        allowed = allowed_for(ModelView.model_validate_json(row.view), self.allowed_code)
+        return import_spec_of(task, row.origin, allowed)
 
     def on_import_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
         """The weights are there, or not; imported or merged."""
@@ -149,9 +155,10 @@ class ModelDesk:
             return {}
         came = task.output
         longest = min(view.max_length, came.max_length) if view.gallery else came.max_length
+        made = came.repairs if isinstance(came, ImportOutput) else []
         arrived = {
             "weights": f"{task.artefact}/out/model", "parameters": came.parameters, "size_bytes": came.size_bytes,
-            "max_length": longest,
+            "max_length": longest, "repairs": [*view.repairs, *made],
         }  # fmt: skip
         view = view.model_copy(update=arrived)
         if not task.request["validate"]:
@@ -172,6 +179,7 @@ class ModelDesk:
             model=view.weights, expected_architecture=entry.architecture if entry else None,
             expected_quantised=entry.quantisation != "none" if entry else None,
             published_config=entry.published_config if entry else None,
+            allowed_code=allowed_for(view, self.allowed_code),
         )  # fmt: skip
 
     def on_validate_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
@@ -269,14 +277,7 @@ class ModelDesk:
     # --- below --------------------------------------------------------------------------------------------------
 
     def _invalid(self, tx: Transaction, view: ModelView, task: TaskView) -> None:
-        details = task.error.details if task.error else []
-        findings = [Finding.model_validate(d) for d in details if {"code", "severity", "where"} <= d.keys()]
-        if not findings and task.error is not None:
-            said = task.error
-            findings = [
-                Finding(code=said.code, severity="error", message=said.message, where=said.param or "-", remedy="-")
-            ]
-        told = store.changed(view, state=ModelState.INVALID, error=task.error, findings=findings)
+        told = store.changed(view, state=ModelState.INVALID, error=task.error, findings=faults_of(task))
         store.save(tx, told, ModelInvalid)
 
     def _submit_validation(self, tx: Transaction, view: ModelView, cause: TaskView) -> str:
