@@ -30,7 +30,7 @@ from finery_contracts.model import Record
 from finery_contracts.preparing import CountOutput, CountSpec, PrepareOutput, PrepareSpec
 from finery_contracts.sources import FetchedBytes, Origin
 from finery_contracts.tuning import TuneParameters
-from finery_contracts.weights import Finding, Repair, Sha256
+from finery_contracts.weights import AllowedCode, Finding, Repair, Sha256
 
 
 class IngestSpec(Record):
@@ -58,9 +58,7 @@ class ImportSpec(Expected):
         default_factory=dict, description="known repairs of the gallery: eos_token, pad_token, model_max_length"
     )
     apply_repairs: list[str] = Field(default_factory=list, description="ids of proposed repairs that were agreed to")
-    allowed_code: list[Sha256] = Field(
-        default_factory=list[Sha256], description="sha256 of Python files that an operator allows, original or repaired"
-    )
+    allowed_code: AllowedCode = Field(default_factory=list[Sha256])
 
 
 class ValidateSpec(Expected):
@@ -73,9 +71,7 @@ class ValidateSpec(Expected):
         default="full", description="headers: files, metadata and headers alone, in milliseconds for any size"
     )
     apply_repairs: list[str] = Field(default_factory=list, description="ids of repairs that the judged copy is to have")
-    allowed_code: list[Sha256] = Field(
-        default_factory=list[Sha256], description="sha256 of Python files that an operator allows, original or repaired"
-    )
+    allowed_code: AllowedCode = Field(default_factory=list[Sha256])
 
 
 class TuneSpec(Record):
@@ -200,6 +196,7 @@ class ImportOutput(Record):
     dtype: str
     max_length: int
     fetched: FetchedBytes | None = Field(default=None, description="of a folder that had to be fetched")
+    repairs: list[Repair] = Field(default_factory=list[Repair], description="those that were agreed to and made")
 
 
 class ValidateOutput(Record):

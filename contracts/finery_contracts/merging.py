@@ -8,6 +8,7 @@ from pydantic import Field
 
 from finery_contracts.kinds import TaskKind
 from finery_contracts.model import Record
+from finery_contracts.weights import AllowedCode, Sha256
 
 
 class MergeSpec(Record):
@@ -16,6 +17,7 @@ class MergeSpec(Record):
     kind: Literal[TaskKind.MERGE] = TaskKind.MERGE
     model: str = Field(description="path of the base model's folder")
     adapter: str = Field(description="path of the adapter's folder")
+    allowed_code: AllowedCode = Field(default_factory=list[Sha256])
     max_shard_bytes: int = Field(default=5 * 10**9, ge=2**20, description="larger weights become several files")
 
 

@@ -12,6 +12,7 @@ from finery_contracts.errors import ErrorBody
 from finery_contracts.jobs import Finding
 from finery_contracts.model import Record, UtcTime
 from finery_contracts.sources import PlaceView
+from finery_contracts.weights import Repair
 
 
 class ModelState(StrEnum):
@@ -70,7 +71,11 @@ class ModelView(Record):
     findings: list[Finding] = Field(default_factory=list[Finding])
     tasks: list[str] = Field(default_factory=list, description="the task record: import, validate, tune, …")
     lineage: dict[str, str] = Field(
-        default_factory=dict, description="ids: dataset, validation, task, base, merged_from; step; origin of a bundle"
+        default_factory=dict,
+        description="ids: dataset, validation, task, base, merged_from, repaired_from; step; repairs; bundle origin",
+    )
+    repairs: list[Repair] = Field(
+        default_factory=list[Repair], description="agreed to, and made in the files of this version"
     )
     certificate: Certificate | None = Field(default=None, description="made soon after it is ready")
     withdrawn_inputs: list[Withdrawal] = Field(

@@ -28,6 +28,7 @@ class House:
     process: subprocess.Popen[str]
     ready: dict[str, Any]
     ready_s: float
+    home: Path
 
     @property
     def client(self) -> httpx.Client:
@@ -54,7 +55,7 @@ def house(*extra: str) -> Iterator[House]:
         try:
             assert process.stdout is not None
             line = process.stdout.readline()
-            yield House(process, json.loads(line), time.monotonic() - began)
+            yield House(process, json.loads(line), time.monotonic() - began, Path(home))
         finally:
             process.terminate()
             process.wait(60)

@@ -92,8 +92,8 @@ def stub(monkeypatch: pytest.MonkeyPatch) -> None:
     point_at(monkeypatch, answer)
 
 
-def run(*words: str) -> Any:
-    return CliRunner().invoke(APP, list(words))
+def run(*words: str, said: str | None = None) -> Any:
+    return CliRunner().invoke(APP, list(words), input=said)
 
 
 def commands(group: Any, *above: str) -> list[tuple[str, ...]]:

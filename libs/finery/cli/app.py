@@ -29,6 +29,7 @@ def application() -> typer.Typer:
         preparing,
         project,
         reading,
+        repairs,
         sources,
         tasks,
     )
@@ -43,6 +44,7 @@ def application() -> typer.Typer:
     app.add_typer(sources.grants, name="grants")
     app.add_typer(sources.connections, name="connections")
     app.add_typer(sources.uploads, name="uploads")
+    repairs.register(models.group)
     app.add_typer(models.group, name="models")
     app.add_typer(deployments.group, name="deployments")
     app.add_typer(pools.pools, name="pools")

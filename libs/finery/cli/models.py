@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from finery.cli.command import Columns, Shell, UserMistake, command
 from finery.cli.lineage import picture
 from finery.cli.tasks import follow
+
+if TYPE_CHECKING:
+    from finery.client import Finery
+    from finery_contracts.models import ModelView
 
 group = typer.Typer(help="Models: import, findings, publish, delete.", no_args_is_help=True)
 Model = Annotated[str, typer.Argument(help="A model's id, name or ft: name.")]
@@ -61,19 +65,27 @@ def import_model(
     gguf_file: Annotated[str | None, typer.Option(help="Which one, of a folder with several.")] = None,
     description: Annotated[str, typer.Option()] = "",
     validate: Annotated[bool, typer.Option(help="Check the weights (off: a bad model fails later).")] = True,
+    repair: Annotated[
+        list[str] | None, typer.Option(help="A known repair that is agreed to beforehand; may be repeated.")
+    ] = None,
 ) -> None:
     """Make a model from the gallery or from a folder, and wait until it is checked."""
     with shell.finery as finery:
         made = finery.models.create(
             name, gallery=gallery_id, path=_absolute(path), url=folder, connection=connection,
-            gguf_file=gguf_file, description=description, validate=validate,
+            gguf_file=gguf_file, description=description, validate=validate, apply_repairs=repair or [],
         )  # fmt: skip
-        quiet = Shell(shell.as_json, shell.url, shell.api_key, shell.home)
-        done = finery.tasks.wait(made.tasks[0]) if quiet.as_json else follow(quiet, made.tasks[0])
-        if "validation" in done.result:
-            check = done.result["validation"]
-            _ = finery.tasks.wait(check) if quiet.as_json else follow(quiet, check)
-        shell.one(finery.models.get(made.id))
+        shell.one(when_checked(finery, shell, made))
+
+
+def when_checked(finery: Finery, shell: Shell, made: ModelView) -> ModelView:
+    """The model after its newest task, and after the validation that follows from that."""
+    quiet = Shell(shell.as_json, shell.url, shell.api_key, shell.home)
+    done = finery.tasks.wait(made.tasks[-1]) if quiet.as_json else follow(quiet, made.tasks[-1])
+    if "validation" in done.result:
+        check = done.result["validation"]
+        _ = finery.tasks.wait(check) if quiet.as_json else follow(quiet, check)
+    return finery.models.get(made.id)
 
 
 def _absolute(path: str | None) -> str | None:
@@ -102,13 +114,7 @@ def publish(
     """Keep for good what a tuning left."""
     with shell.finery as finery:
         made = finery.models.publish(model, name=name, step=step, form=form, new_version=new_version)
-        if form == "merged":
-            quiet = Shell(shell.as_json, shell.url, shell.api_key, shell.home)
-            done = finery.tasks.wait(made.tasks[-1]) if quiet.as_json else follow(quiet, made.tasks[-1])
-            if "validation" in done.result:
-                check = done.result["validation"]
-                _ = finery.tasks.wait(check) if quiet.as_json else follow(quiet, check)
-        shell.one(finery.models.get(made.id))
+        shell.one(when_checked(finery, shell, made) if form == "merged" else finery.models.get(made.id))
 
 
 @command(group, "versions", example="finery models versions intents")

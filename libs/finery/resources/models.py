@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -12,6 +12,7 @@ from finery_contracts.lineage import Lineage
 from finery_contracts.model import Record
 from finery_contracts.models import ModelView
 from finery_contracts.tasks import NotifyChoice
+from finery_contracts.weights import Repairs
 
 PATH = "/api/v1/models"
 CertificateFile = Literal["README.md", "bom.cdx.json", "model.sig"]
@@ -42,19 +43,21 @@ class Models:
     def create(
         self, name: str, *, gallery: str | None = None, path: str | None = None, url: str | None = None,
         connection: str | None = None, gguf_file: str | None = None, description: str = "", validate: bool = True,
-        notify: NotifyChoice | None = None,
+        notify: NotifyChoice | None = None, apply_repairs: Sequence[str] = (),
     ) -> ModelView:  # fmt: skip
         """Make a model from the gallery or from a folder; ``tasks`` of the answer do the work.
 
         ``path``: a folder on the server. ``url``: ``s3://bucket/prefix``, opened by the ``connection`` of that name
         (default: the project's only one), or ``file:///folder``. Either beside ``gallery``: own weights for an entry.
-        ``gguf_file``: which one, of a folder with several.
+        ``gguf_file``: which one, of a folder with several. ``apply_repairs``: known repairs that are agreed to
+        beforehand.
         """
         source = {"gallery": gallery, "path": path, "url": url, "connection": connection, "gguf_file": gguf_file}
         body: Mapping[str, object] = {
             "name": name, "description": description, "validate": validate,
             "source": {key: value for key, value in source.items() if value is not None},
             **({"notify": notify.model_dump()} if notify else {}),
+            **({"apply_repairs": list(apply_repairs)} if apply_repairs else {}),
         }  # fmt: skip
         return self._transport.view(ModelView, "POST", PATH, json=body)
 
@@ -73,6 +76,17 @@ class Models:
     def findings(self, ref: str) -> Findings:
         """What validation found, each with its remedy."""
         return self._transport.view(Findings, "GET", f"{PATH}/{ref}/findings")
+
+    def repairs(self, ref: str) -> Repairs:
+        """Which known repairs fit its files, each with its diff, and which its files have already."""
+        return self._transport.view(Repairs, "GET", f"{PATH}/{ref}/repairs")
+
+    def repair(self, ref: str, ids: Sequence[str]) -> ModelView:
+        """Agree to repairs: a repaired copy is made as the next version of the name and takes it when it is ready.
+
+        The one task of the answer makes it; the version that was named stays as it is.
+        """
+        return self._transport.view(ModelView, "POST", f"{PATH}/{ref}/repairs", json={"apply": list(ids)})
 
     def publish(
         self, ref: str, *, name: str | None = None, step: int | None = None,

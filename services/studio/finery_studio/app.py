@@ -91,7 +91,9 @@ class Studio:
         )  # fmt: skip
         origins = OriginDesk(settings.secret, roots, settings.sources_allow_networks, limits)
         weights = replace(origins, limits=limits.model_copy(update={"max_bytes": settings.max_bundle_bytes}))
-        self.models = ModelDesk(self.gallery.entries, roots, settings.retention, self.specs, weights)
+        self.models = ModelDesk(
+            self.gallery.entries, roots, settings.retention, self.specs, weights, settings.allowed_code
+        )
         self.tuning, self.preparing = TuningDesk(self.models), PreparingDesk(self.models)
         self.publisher = Publisher(self.models, self.storage)
         self.registrar = registrar_of(settings, self.database, self.storage, self.models.gallery)

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
+from pydantic_settings import NoDecode
 
 from finery_kit.settings import Networks, Settings
+
+
+def digests(value: object) -> object:
+    """A JSON list of SHA-256 in hex, as an environment holds it.
+
+    Raises:
+        ValueError: it is none, or an entry is none; the entry is named.
+    """
+    example = f'give a JSON list of SHA-256 in hex, such as ["{"0123456789abcdef" * 4}"]'
+    try:
+        said = json.loads(value) if isinstance(value, str) else value
+    except ValueError as fault:
+        raise ValueError(f"it is no JSON ({fault}); {example}") from fault
+    if not isinstance(said, list | tuple):
+        raise ValueError(f"it is {type(said).__name__}, no list; {example}")
+    for entry in said:
+        if not isinstance(entry, str) or re.fullmatch("[0-9a-fA-F]{64}", entry) is None:
+            raise ValueError(f"{str(entry)[:80]!r} is no SHA-256: 64 hexadecimal digits, as sha256sum prints them")
+    return tuple(sorted({entry.lower() for entry in said}))
 
 
 class StudioSettings(Settings):
@@ -33,6 +55,9 @@ class StudioSettings(Settings):
         default=None, description="more gallery entries: a file or folder of the shipped files' shape, or a JSON list"
     )
     heartbeat_limit_s: float = Field(default=10.0, gt=0, description="an attempt without heartbeat is lost after this")
+    allowed_code: Annotated[tuple[str, ...], NoDecode, BeforeValidator(digests)] = Field(
+        default=(), description="SHA-256 of Python files in model folders that may run, as they are or repaired"
+    )
     hang_factor: float = Field(default=20.0, gt=1, description="a hang is suspected after this many median steps")
     hang_floor_s: float = Field(default=60.0, gt=0, description="and never sooner than this")
     flavours_file: Path | None = Field(default=None, description="more flavours, same shape as the shipped file")

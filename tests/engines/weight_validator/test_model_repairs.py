@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from folder_builders import change_json, codes, run_engine, validate
 
-from finery_contracts.jobs import ImportSpec
+from finery_contracts.jobs import ImportOutput, ImportSpec
 from finery_weight_validator.engine import convert
 from finery_weight_validator.engine.repairs import (
     accept_padding_side,
@@ -105,6 +105,78 @@ def test_the_repairs_of_json_files_change_one_key() -> None:
         assert mend(text) == text
 
 
+@pytest.mark.parametrize(("before", "after"), [
+    ('{"top_p": 0.9}', '{"top_p": 0.9, "do_sample": true}'),
+    ('{\n\t"x" : [1,2],\n\t"top_p": 0.9\n}\n', '{\n\t"x" : [1,2],\n\t"top_p": 0.9,\n\t"do_sample": true\n}\n'),
+    ('{"do_sample" : false, "top_p": 9e-1}', '{"do_sample" : true, "top_p": 9e-1}'),
+    ('{"x": {"do_sample": false}, "top_p": 1, "do_sample": null}',
+     '{"x": {"do_sample": false}, "top_p": 1, "do_sample": true}'),
+    ('{\n  "a": "\\u4f60",\n  "top_k": 5\n}\n', '{\n  "a": "\\u4f60",\n  "do_sample": true,\n  "top_k": 5\n}\n'),
+])  # fmt: skip
+def test_a_repair_of_json_leaves_the_rest_as_it_was_written(before: str, after: str) -> None:
+    assert sample_when_told_how(before) == after
+
+
+def test_a_diff_of_a_very_long_line_still_shows_the_change(model: Path, tmp_path: Path) -> None:
+    change_json(model / "generation_config.json", temperature=0.5, note="x" * 100_000)
+
+    _, _, asked = validate(model, tmp_path / "asked")
+
+    (repair,) = asked["repairs"]
+    (given,) = (line for line in repair["diff"].splitlines() if line.startswith("+{"))
+    assert given.endswith(', "do_sample": true}')
+    assert len(repair["diff"]) < 16_000
+    assert "characters" in given
+
+
+def test_repairs_reach_whoever_may_agree_however_much_else_is_wrong(model: Path, tmp_path: Path) -> None:
+    change_json(model / "generation_config.json", temperature=0.5)
+    for number in range(600):
+        (model / f"payload-{number}.bin").write_bytes(b"")
+
+    _, refused, _ = validate(model, tmp_path / "asked")
+    status, imported = run_engine(convert.main, tmp_path / "import", ImportSpec(source=str(model)))
+
+    assert status == 2
+    for result in (refused, imported):
+        assert result.error is not None
+        assert [finding["code"] for finding in result.error.details[:2]] == ["repair_available", "pickled_weights"]
+
+
+def test_a_consent_to_what_does_not_fit_is_refused_with_what_does(model: Path, tmp_path: Path) -> None:
+    change_json(model / "generation_config.json", temperature=0.5)
+    spec = ImportSpec(source=str(model), apply_repairs=["tokenizer_pad_token"])
+
+    _, result = run_engine(convert.main, tmp_path / "job", spec)
+
+    assert result.error is not None
+    assert (result.error.code, [found["data"]["repair"]["id"] for found in result.error.details]) == (
+        "repair_unknown", ["generation_do_sample"],
+    )  # fmt: skip
+
+
+def test_files_beside_a_gguf_file_are_no_part_of_it_and_not_repaired(tmp_path: Path) -> None:
+    (tmp_path / "generation_config.json").write_text('{"top_p": 0.9}')
+    (tmp_path / "a.gguf").write_bytes(b"GGUF")
+    spec = ImportSpec(source=str(tmp_path), apply_repairs=["generation_do_sample"])
+
+    _, result = run_engine(convert.main, tmp_path / "job", spec)
+
+    assert result.error is not None
+    assert result.error.code == "repair_unknown"
+
+
+def test_the_repaired_file_has_the_checksum_that_was_shown(model: Path, tmp_path: Path) -> None:
+    change_json(model / "generation_config.json", "_from_model_config", temperature=0.5)
+    _, _, asked = validate(model, tmp_path / "asked")
+    spec = ImportSpec(source=str(model), apply_repairs=["generation_do_sample"])
+
+    run_engine(convert.main, tmp_path / "job", spec)
+
+    made = (tmp_path / "job" / "out" / "model" / "generation_config.json").read_bytes()
+    assert hashlib.sha256(made).hexdigest() == asked["repairs"][0]["sha256_after"]
+
+
 def test_a_repair_is_shown_as_a_diff_and_made_in_a_copy_on_consent(model: Path, tmp_path: Path) -> None:
     change_json(model / "generation_config.json", temperature=0.5)
     before = (model / "generation_config.json").read_bytes()
@@ -114,9 +186,10 @@ def test_a_repair_is_shown_as_a_diff_and_made_in_a_copy_on_consent(model: Path, 
 
     (repair,) = asked["repairs"]
     assert repair["id"] == "generation_do_sample"
-    assert [line for line in repair["diff"].splitlines() if line[0] == "+" and "do_sample" in line] == [
-        '+  "do_sample": true'
-    ]
+    *_, ended = repair["diff"].splitlines()
+    taken, given = (line for line in repair["diff"].splitlines() if line[0] in "+-" and "{" in line)
+    assert (taken[1:], given[1:-1]) == (before.decode(), before.decode()[:-1] + ', "do_sample": true')
+    assert ended == "\\ No newline at end of file"
     assert repair["sha256_before"] == hashlib.sha256(before).hexdigest()
     assert refused.error is not None
     told = [finding for finding in refused.error.details if finding["code"] == "repair_available"]
@@ -135,6 +208,10 @@ def test_a_repair_that_was_agreed_to_is_in_what_is_imported(model: Path, tmp_pat
     assert status == 0, result.error
     made = tmp_path / "job" / "out" / "model"
     assert json.loads((made / "generation_config.json").read_text())["do_sample"] is True
+    assert isinstance(result.output, ImportOutput)
+    assert [(repair.id, repair.file) for repair in result.output.repairs] == [
+        ("generation_do_sample", "generation_config.json")
+    ]
     assert codes(validate(made, tmp_path / "check")[2]) == []
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from labelling_rig import dataset, talks
+from repair_rig import valid
 from studio_rig import GALLERY_MODEL, Rig
 
 from finery_contracts.access import Actor
@@ -175,6 +176,14 @@ async def _deleted_dataset(studio: Rig) -> Sent:
     return Sent(f"/api/v1/datasets/{dataset.id}/restore", {}, {"json": {"other": 1}})
 
 
+async def _proposed(studio: Rig) -> Sent:
+    await studio.work()
+    name = new_id("glm").replace("_", "-")
+    await valid(studio, "generation_do_sample", "tokenizer_pad_token", name=name)
+    wish = {"apply": ["generation_do_sample"]}
+    return Sent(f"/api/v1/models/{name}/repairs", {"json": wish}, {"json": {"apply": ["tokenizer_pad_token"]}})
+
+
 async def _withdrawing(studio: Rig) -> Sent:
     dataset = await studio.upload()
     await studio.work()
@@ -271,6 +280,7 @@ SENT: dict[str, Callable[[Rig], Awaitable[Sent]]] = {
     "/api/v1/models/{ref}/current": _former,
     "/api/v1/models/{ref}/restore": _deleted_model,
     "/api/v1/models/import-bundle": _bundle,
+    "/api/v1/models/{ref}/repairs": _proposed,
     "/api/v1/datasets/{ref}/restore": _deleted_dataset,
     "/api/v1/datasets/{ref}/withdraw": _withdrawing,
     "/api/v1/tasks": tuning,

@@ -26,7 +26,8 @@ def bill(facts: Facts, files: Mapping[str, str]) -> str:
         "serialNumber": f"urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'finery:{model.project}:{model.id}')}",
         "metadata": {
             "timestamp": model.created_at.isoformat(),
-            "component": {**_model(model), **_licence(facts.licence), "modelCard": _model_card(facts),
+            "component": {**_model(model), **_licence(facts.licence), **_pedigree(model),
+                          "modelCard": _model_card(facts),
                           "components": [_file(model.id, name, files[name]) for name in sorted(files)]},
         },
         "components": inputs,
@@ -76,6 +77,20 @@ def _model_card(facts: Facts) -> dict[str, Any]:
             {"name": f"finery:{name}", "value": str(value)} for name, value in sorted(facts.parameters.items())
         ]
     return told
+
+
+def _pedigree(model: ModelView) -> dict[str, Any]:
+    """The repairs that were agreed to, each as a patch with its diff."""
+    if not model.repairs:
+        return {}
+    origin = model.lineage.get("repaired_from")
+    told = [f"{made.id}: {made.reason} ({made.sha256_before} -> {made.sha256_after})" for made in model.repairs]
+    patches = [
+        {"type": "unofficial", "diff": {"text": {"contentType": "text/x-diff", "content": made.diff}}}
+        for made in model.repairs
+    ]
+    notes = "\n".join([*([f"repaired copy of {origin}"] if origin else []), *told])
+    return {"pedigree": {"patches": patches, "notes": notes}}
 
 
 def _licence(name: str | None) -> dict[str, Any]:

@@ -40,11 +40,16 @@ def card(facts: Facts) -> str:
     """The text of README.md."""
     model = facts.model
     trained_on = {view.name: f"{view.records:,} records, sha256 `{view.content_sha256}`" for view in facts.datasets}
+    repaired = {
+        made.id: f"{made.file}: {made.reason} (sha256 `{made.sha256_before}` became `{made.sha256_after}`)"
+        for made in model.repairs
+    }
     parts = [
         f"---\n{yaml.safe_dump(_metadata(facts), sort_keys=True, allow_unicode=True)}---\n",
         f"# {_one_line(model.name)}, version {model.number}\n",
         f"{_one_line(model.description)}\n" if model.description else "",
         _table("What it is", _identity(facts)),
+        _table("Repaired", repaired),
         _table("Trained on", trained_on),
         _table("Parameters", facts.parameters),
         _table("Measured at the end of the tuning", {name: f"{value:.6g}" for name, value in facts.metrics.items()}),
@@ -76,7 +81,8 @@ def _identity(facts: Facts) -> dict[str, Any]:
     named = {
         "id": model.id, "made by": model.created_by, "made at": model.created_at.isoformat(),
         "base": f"{facts.base.name} ({facts.base.id})" if facts.base else None, "family": model.family,
-        "task": model.lineage.get("task"), "checkpoint step": model.lineage.get("step"), "licence": facts.licence,
+        "repaired copy of": model.lineage.get("repaired_from"), "task": model.lineage.get("task"),
+        "checkpoint step": model.lineage.get("step"), "licence": facts.licence,
         "parameters": f"{model.parameters:,}" if model.parameters else None,
         "longest text": f"{model.max_length} tokens",
     }  # fmt: skip

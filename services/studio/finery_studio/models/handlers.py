@@ -14,7 +14,6 @@ from finery_contracts.errors import Conflict, InvalidRequest
 from finery_contracts.gallery import GalleryEntry
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import (
-    Finding,
     ImportOutput,
     ImportSpec,
     MergeOutput,
@@ -38,6 +37,7 @@ from finery_kit.db import Transaction
 from finery_studio.connections.origins import OriginDesk
 from finery_studio.datasets.withdrawal import flagged_at_birth
 from finery_studio.models import domain, removal, store, support, versions
+from finery_studio.models.findings import allowed_for, faults_of
 from finery_studio.models.gallery import entry_named, expected_of
 from finery_studio.models.requests import ImportRequest, NewModel, ValidateRequest, asked_for
 from finery_studio.models.sources import given, import_spec_of
@@ -56,6 +56,8 @@ class ModelDesk:
     retention: Retention
     specs: Mapping[TaskKind, SpecMaker]
     origins: OriginDesk
+    allowed_code: tuple[str, ...] = ()
+    """SHA-256 of Python files of model folders that may run, in the limited child."""
 
     # --- import and validation ----------------------------------------------------------------------------------
 
@@ -77,7 +79,9 @@ class ModelDesk:
         store.save(tx, view, ModelCreated)
         if source.checked is not None:
             self.origins.keep(tx, store.row_of(tx.session, view.id), source.checked)
-        request = {"model": view.id, "validate": new.validate, **source.request}
+        request = {
+            "model": view.id, "validate": new.validate, "apply_repairs": list(new.apply_repairs), **source.request,
+        }  # fmt: skip
         submit(
             tx,
             NewTask(TaskKind.IMPORT, f"import-{new.name}", request, asked_for(new), task_id=task_id,
@@ -136,7 +140,8 @@ class ModelDesk:
     def import_spec(self, tx: Transaction, task: TaskView) -> ImportSpec:
         """The engine's spec."""
         row = store.row_of(tx.session, task.request["model"])
-        spec, view = import_spec_of(task, row.origin), ModelView.model_validate_json(row.view)
+        view = ModelView.model_validate_json(row.view)
+        spec = import_spec_of(task, row.origin, allowed_for(view, self.allowed_code))
         return spec.model_copy(update=expected_of(self.gallery.get(view.gallery or "")))
 
     def on_import_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
@@ -150,9 +155,10 @@ class ModelDesk:
             return {}
         came = task.output
         longest = min(view.max_length, came.max_length) if view.gallery else came.max_length
+        made = came.repairs if isinstance(came, ImportOutput) else []
         arrived = {
             "weights": f"{task.artefact}/out/model", "parameters": came.parameters, "size_bytes": came.size_bytes,
-            "max_length": longest,
+            "max_length": longest, "repairs": [*view.repairs, *made],
         }  # fmt: skip
         view = view.model_copy(update=arrived)
         if not task.request["validate"]:
@@ -169,10 +175,7 @@ class ModelDesk:
         entry = self.gallery.get(view.gallery or "")
         if view.weights is None:
             raise InvalidRequest(f"model {view.name} has no weights to validate", code="weights_missing")
-        return ValidateSpec(
-            model=view.weights,
-            **expected_of(entry),
-        )
+        return ValidateSpec(model=view.weights, allowed_code=allowed_for(view, self.allowed_code), **expected_of(entry))
 
     def on_validate_ended(self, tx: Transaction, task: TaskView) -> dict[str, str]:
         """The model is ready or invalid, with all findings."""
@@ -268,14 +271,7 @@ class ModelDesk:
     # --- below --------------------------------------------------------------------------------------------------
 
     def _invalid(self, tx: Transaction, view: ModelView, task: TaskView) -> None:
-        details = task.error.details if task.error else []
-        findings = [Finding.model_validate(d) for d in details if {"code", "severity", "where"} <= d.keys()]
-        if not findings and task.error is not None:
-            said = task.error
-            findings = [
-                Finding(code=said.code, severity="error", message=said.message, where=said.param or "-", remedy="-")
-            ]
-        told = store.changed(view, state=ModelState.INVALID, error=task.error, findings=findings)
+        told = store.changed(view, state=ModelState.INVALID, error=task.error, findings=faults_of(task))
         store.save(tx, told, ModelInvalid)
 
     def _submit_validation(self, tx: Transaction, view: ModelView, cause: TaskView) -> str:

@@ -15,15 +15,16 @@ from finery_contracts.model import Request
 from finery_contracts.models import ModelState, ModelView
 from finery_contracts.options import TaskOptions
 from finery_contracts.tasks import NotifyChoice
+from finery_contracts.weights import Repairs
 from finery_kit.db import Database, Transaction
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.lineage import lineage_of
-from finery_studio.models import gallery_http, removal, store, versions
+from finery_studio.models import gallery_http, removal, repairs, store, versions
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.models.publication import Publisher
-from finery_studio.models.requests import NewModel, PublishRequest, Source
+from finery_studio.models.requests import NewModel, PublishRequest, RepairIds, RepairRequest, Source
 
 ListDeployments = Callable[[Actor], Awaitable[list[DeploymentView]]]
 
@@ -36,6 +37,7 @@ class ModelRequest(Request):
     description: str = Field(default="", max_length=100)
     validate_weights: bool = Field(default=True, alias="validate", description="off: a bad model fails later")
     notify: NotifyChoice | None = None
+    apply_repairs: RepairIds = Field(default_factory=list[str])
     task: TaskOptions = Field(default=TaskOptions(), description="options of its import: auto_stop_s, priority, …")
 
 
@@ -86,7 +88,7 @@ def routes(desk: ModelRoutes) -> APIRouter:
         options = body.task.model_copy(update={"notify": body.notify} if body.notify else {})
         new = NewModel(
             name=body.name, **body.source.model_dump(), description=body.description,
-            validate=body.validate_weights, options=options,
+            validate=body.validate_weights, apply_repairs=tuple(body.apply_repairs), options=options,
         )  # fmt: skip
         view = await desk.gate.once(wish, ModelView, lambda tx: desk.desk.create(tx, new, wish.actor))
         desk.changed()
@@ -112,6 +114,18 @@ def routes(desk: ModelRoutes) -> APIRouter:
     async def findings(ref: str, actor: Actor = reader) -> dict[str, Any]:
         view = await desk.database.read(lambda session: store.load(session, actor.project, ref))
         return {"model": view.id, "state": view.state, "data": [f.model_dump() for f in view.findings]}
+
+    @router.get("/models/{ref}/repairs")
+    async def proposed(ref: str, actor: Actor = reader) -> Repairs:
+        return await desk.database.read(lambda session: repairs.shown(desk.desk, session, actor.project, ref))
+
+    @router.post("/models/{ref}/repairs", status_code=201)
+    async def repair(ref: str, body: RepairRequest, wish: Wish = wisher) -> ModelView:
+        view = await desk.gate.once(
+            wish, ModelView, lambda tx: repairs.repair(desk.desk, tx, ref, body.apply, wish.actor, body.task)[0]
+        )
+        desk.changed()
+        return view
 
     @router.post("/models/{ref}/publish")
     async def publish(ref: str, body: PublishRequest, wish: Wish = wisher) -> ModelView:

@@ -23,6 +23,7 @@ from finery_kit.storage import SCHEME, Storage
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.models import store, versions
+from finery_studio.models.findings import allowed_for
 from finery_studio.models.handlers import ModelDesk
 from finery_studio.models.requests import MergeRequest, PublishRequest
 from finery_studio.removal.store import MADE_LATER, let_go, settled
@@ -82,7 +83,8 @@ class Publisher:
         base = store.load(tx.session, task.project, task.request["base"])
         if base.weights is None:
             raise InvalidRequest(f"model {base.name} has no weights to merge into", code="weights_missing")
-        return MergeSpec(model=base.weights, adapter=task.request["adapter"])
+        allowed = allowed_for(base, self.desk.allowed_code)
+        return MergeSpec(model=base.weights, adapter=task.request["adapter"], allowed_code=allowed)
 
     def _merging(self, tx: Transaction, asked: MergeRequest, actor: Actor) -> tuple[ModelView, TaskView]:
         """A model whose weights a task makes; validation follows by itself.
@@ -92,6 +94,7 @@ class Publisher:
         source = store.mine(tx, actor.project, asked.model)
         adapter = self._adapter_of(tx, source, asked.step)
         assert source.base is not None
+        base = store.find(tx.session, actor.project, source.base)
         name = _name_for(source, asked.output, "merged", new_version=asked.new_version)
         holder = versions.ask_for_place(tx, actor.project, name, new_version=asked.new_version)
         number = store.next_number(tx.session, actor.project, name)
@@ -101,8 +104,9 @@ class Publisher:
         openai_name = source.openai_name
         view = source.model_copy(
             update={
-                **_born(actor, tx, model_id, name, number), "state": ModelState.IMPORTING, "current": holder is None,
-                "base": None, "weights": None, "adapter": None, "lineage": lineage, "tasks": [*source.tasks, task_id],
+                **versions.born(actor, tx, model_id, name, number), "state": ModelState.IMPORTING,
+                "current": holder is None, "base": None, "weights": None, "adapter": None, "lineage": lineage,
+                "tasks": [*source.tasks, task_id], "repairs": base.repairs if base else [],
                 "openai_name": openai_name and f"{openai_name.rpartition(':')[0]}:{model_id[-8:]}",
             }
         )  # fmt: skip
@@ -126,7 +130,7 @@ class Publisher:
         openai_name = f"{source.openai_name}:ckpt-step-{asked.step}" if source.openai_name else None
         view = source.model_copy(
             update={
-                **_born(actor, tx, model_id, name, number), "adapter": adapter, "openai_name": openai_name,
+                **versions.born(actor, tx, model_id, name, number), "adapter": adapter, "openai_name": openai_name,
                 "lineage": {**source.lineage, "step": str(asked.step), "published_from": source.id},
             }
         )  # fmt: skip
@@ -166,14 +170,6 @@ class Publisher:
 def _name_for(source: ModelView, wanted: str | None, form: str, *, new_version: bool) -> str:
     """Without one that was asked for: its own, as the next version, or one that says what was made of it."""
     return wanted or (source.name if new_version else f"{source.name[:48]}-{form}")
-
-
-def _born(actor: Actor, tx: Transaction, model_id: str, name: str, number: int) -> dict[str, object]:
-    return {
-        "id": model_id, "name": name, "number": number, "current": True, "version": 1, "created_by": actor.user,
-        "created_at": tx.now, "published": True, "expires_at": None, "notices": [], "certificate": None, "findings": [],
-        "error": None, "restorable_until": None,
-    }  # fmt: skip
 
 
 def _link(source: Path, target: Path) -> None:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from finery_contracts.model import Request
 from finery_contracts.options import TaskOptions
 from finery_contracts.sources import MAX_URL_CHARACTERS
+
+RepairIds = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=64)]],
+    Field(max_length=20, description="ids of repairs that are agreed to; they are made in the copy that is imported"),
+]
 
 
 class Source(Request):
@@ -54,6 +59,7 @@ class NewModel:
     gguf_file: str | None = None
     description: str = ""
     validate: bool = True
+    apply_repairs: tuple[str, ...] = ()
     options: TaskOptions = field(default_factory=TaskOptions)
 
 
@@ -64,13 +70,30 @@ class ImportRequest(TaskOptions):
     model: str = Field(description="name of the model that is made")
     source: Source
     validate_weights: bool = Field(default=True, alias="validate", description="off: a bad model fails later")
+    apply_repairs: RepairIds = Field(default_factory=list[str])
 
     def new_model(self) -> NewModel:
         """The same wish, as the desk takes it."""
         options = TaskOptions(**self.model_dump(exclude_unset=True, include=set(TaskOptions.model_fields)))
         return NewModel(
-            name=self.model, **self.source.model_dump(), validate=self.validate_weights, options=options
+            name=self.model, **self.source.model_dump(), validate=self.validate_weights,
+            apply_repairs=tuple(self.apply_repairs), options=options,
         )  # fmt: skip
+
+
+class RepairTask(TaskOptions):
+    """``POST /api/v1/tasks`` with kind import, and what a copy of such a task begins with: a repaired copy."""
+
+    kind: Literal["import"]
+    repair_of: str = Field(description="a model; the copy becomes the next version of its name")
+    apply_repairs: RepairIds = Field(min_length=1)
+
+
+class RepairRequest(Request):
+    """Consent to repairs that were proposed: ``POST /api/v1/models/{ref}/repairs``."""
+
+    apply: RepairIds = Field(min_length=1)
+    task: TaskOptions = Field(default=TaskOptions(), description="options of the task that makes the copy")
 
 
 class ValidateRequest(TaskOptions):
@@ -104,4 +127,5 @@ def asked_for(new: NewModel) -> ImportRequest:
     said = {name: getattr(new, name) for name in Source.model_fields}
     source = {name: value for name, value in said.items() if value is not None}
     told = {"kind": "import", "model": new.name, "source": source, "validate": new.validate}
+    told |= {"apply_repairs": list(new.apply_repairs)} if new.apply_repairs else {}
     return ImportRequest.model_validate({**new.options.model_dump(exclude_unset=True), **told})

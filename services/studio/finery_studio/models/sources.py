@@ -52,11 +52,12 @@ def given(
     return Given(request, None if path is None else PlaceView(kind="file", url=f"file://{request['source']}"))
 
 
-def import_spec_of(task: TaskView, origin: str | None) -> ImportSpec:
+def import_spec_of(task: TaskView, origin: str | None, allowed_code: list[str]) -> ImportSpec:
     """The engine's spec; of a folder that is fetched it holds the open part only, as it is kept beside the model."""
-    said = {name: value for name, value in task.request.items() if name not in ("model", "validate", "origin")}
+    own = ImportSpec.model_fields.keys() - {"origin"}
+    said = {name: value for name, value in task.request.items() if name in own}
     fetched = {} if origin is None else {"origin": Origin.model_validate_json(origin)}
-    return ImportSpec.model_validate({**said, **fetched})
+    return ImportSpec.model_validate({**said, **fetched, "allowed_code": allowed_code})
 
 
 def source_of(

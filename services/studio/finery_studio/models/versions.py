@@ -5,6 +5,7 @@ A number is never given twice, also not after a deletion. It refuses to change w
 
 from __future__ import annotations
 
+from finery_contracts.access import Actor
 from finery_contracts.errors import Conflict
 from finery_contracts.models import ModelMadeCurrent, ModelPublished, ModelState, ModelSteppedBack, ModelView
 from finery_kit.db import Transaction
@@ -91,6 +92,15 @@ def hand_on(tx: Transaction, gone: ModelView) -> None:
         held = store.held(tx, heir.id)
         if held is not None:
             store.save(tx, store.changed(held, current=True), ModelMadeCurrent)
+
+
+def born(actor: Actor, tx: Transaction, model_id: str, name: str, number: int) -> dict[str, object]:
+    """What is a version's own when the rest of its view is taken from the one that it is made of."""
+    return {
+        "id": model_id, "name": name, "number": number, "current": True, "version": 1, "created_by": actor.user,
+        "created_at": tx.now, "published": True, "expires_at": None, "notices": [], "certificate": None, "findings": [],
+        "error": None, "restorable_until": None,
+    }  # fmt: skip
 
 
 def _step_back(tx: Transaction, holder: ModelView) -> None:

@@ -26,8 +26,9 @@ from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.events.streams import Stored
 from finery_studio.labelling.judging import JudgeRequest, Judging
+from finery_studio.models import repairs
 from finery_studio.models.publication import Publisher
-from finery_studio.models.requests import ImportRequest, MergeRequest, ValidateRequest
+from finery_studio.models.requests import ImportRequest, MergeRequest, RepairTask, ValidateRequest
 from finery_studio.pools.queue import told
 from finery_studio.tasks import listing, store
 from finery_studio.tasks.handlers import TaskDesk
@@ -79,7 +80,9 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
         "count": (CountRequest, desk.preparing.count),
         "judge": (JudgeRequest, Judging(desk.tuning.models).judge),
         "validate": (ValidateRequest, desk.tuning.validate),
-        "import": (ImportRequest, desk.tuning.models.imports),
+        "import": (RepairTask, partial(repairs.repair_task, desk.tuning.models))
+        if "repair_of" in body
+        else (ImportRequest, desk.tuning.models.imports),
         "merge": (MergeRequest, desk.publisher.merge),
         "ingest": (IngestRequest, desk.datasets.ingest),
     }

@@ -37,7 +37,7 @@ from finery_weight_validator.engine import (
     tokenizer,
     values,
 )
-from finery_weight_validator.engine.findings import error, errors_of, shortened
+from finery_weight_validator.engine.findings import as_details, error, errors_of, shortened
 from finery_weight_validator.engine.folder import Survey
 from finery_weight_validator.engine.memory import free_bytes
 from finery_weight_validator.engine.settled import longest_of
@@ -81,7 +81,7 @@ def check(work: JobFolder) -> ValidateOutput:
             f"{errors[0].remedy}. The report names them all.",
             code="weights_invalid",
             param=errors[0].where,
-            details=[finding.model_dump() for finding in output.findings],
+            details=as_details(output.findings),
         )
     return output
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from finery_contracts.errors import InvalidRequest, WeightsInvalid
-from finery_contracts.jobs import Finding, ImportOutput, ImportSpec, Phase, ValidateSpec
+from finery_contracts.jobs import Finding, ImportOutput, ImportSpec, Phase, Repair, ValidateSpec
 from finery_contracts.sources import name_of
 from finery_ml.job import JobFolder, Terminated, run
 from finery_weight_validator.engine import fetching, gguf_parts, repairs, settled
-from finery_weight_validator.engine.findings import errors_of, refuse
+from finery_weight_validator.engine.findings import as_details, errors_of, refuse
 from finery_weight_validator.engine.folder import Survey, foretold, read_json, survey
 from finery_weight_validator.engine.headers import Tensor, hollow_findings, read_tensors
 from finery_weight_validator.engine.metadata import code_findings, missing_parts
@@ -70,7 +70,7 @@ def _convert_or_report(work: JobFolder, spec: ImportSpec, source: Path) -> Impor
             f"{fault.message} ({len(errors_of(found))} faults in all; the findings name each)",
             code=fault.error_code,
             param=fault.param,
-            details=[finding.model_dump() for finding in found],
+            details=as_details(found),
         ) from fault
 
 
@@ -82,9 +82,11 @@ def convert(work: JobFolder, spec: ImportSpec, source: Path) -> ImportOutput:
     beside.mkdir(parents=True)
     work.progress(phase=Phase.RUNNING, message="looking over the files")
     found = survey(source, allowed_code=frozenset(spec.allowed_code))
-    if spec.apply_repairs:
+    applied = list[Repair]()
+    if spec.apply_repairs:  # files that lie beside a GGUF file are no part of what is made of it
+        mended = found if spec.gguf_file is None and (found.weights or not found.gguf) else Survey(source)
         allowed = frozenset(spec.allowed_code)
-        repairs.apply(found, spec.apply_repairs, work.folder / "repaired", allowed_code=allowed)
+        applied = repairs.apply(mended, spec.apply_repairs, work.folder / "repaired", allowed_code=allowed)
     if spec.gguf_file is None:  # a file that was named is read alone: what lies beside it is of no concern
         refuse(found.findings)
     refuse([finding for finding in found.findings if finding.code == "not_a_folder"])
@@ -99,7 +101,7 @@ def convert(work: JobFolder, spec: ImportSpec, source: Path) -> ImportOutput:
             _check_room(found, beside)
             _copy(work, found, beside)
     settled.settle(beside, overrides=spec.overrides, family=spec.family)
-    output = _describe(beside)
+    output = _describe(beside).model_copy(update={"repairs": applied})
     _flush(beside)
     shutil.rmtree(target, ignore_errors=True)
     os.replace(beside, target)

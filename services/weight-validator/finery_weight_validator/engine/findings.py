@@ -9,6 +9,7 @@ from finery_contracts.errors import WeightsInvalid
 from finery_contracts.jobs import Finding
 
 _MOST_OF_ONE_CODE, _MOST_IN_ALL = 50, 400
+_REPAIRS = ("repair_available", "repair_applied")
 _LONGEST_PLACE, _LONGEST_TEXT = 300, 1_000
 
 
@@ -39,8 +40,8 @@ def shortened(findings: Sequence[Finding]) -> list[Finding]:
     left_out: dict[str, int] = {}
     for finding in findings:
         seen[finding.code] = seen.get(finding.code, 0) + 1
-        first = seen[finding.code] == 1  # no kind of fault is hidden by the number of others
-        if first or (seen[finding.code] <= _MOST_OF_ONE_CODE and len(kept) < _MOST_IN_ALL):
+        told = seen[finding.code] == 1 or finding.code in _REPAIRS  # no kind is hidden by the number of others
+        if told or (seen[finding.code] <= _MOST_OF_ONE_CODE and len(kept) < _MOST_IN_ALL):
             kept.append(finding)
         else:
             left_out[finding.code] = left_out.get(finding.code, 0) + 1
@@ -48,6 +49,12 @@ def shortened(findings: Sequence[Finding]) -> list[Finding]:
         message = f"{more} more findings {code} are left out"
         kept.append(info("more_of_the_same", code, message=message, remedy="see above"))
     return kept
+
+
+def as_details(findings: Sequence[Finding]) -> list[dict[str, Any]]:
+    """For an error. Repairs come first: a report keeps the first details only, and whoever may agree needs the diff."""
+    ordered = sorted(findings, key=lambda finding: finding.code not in _REPAIRS)
+    return [finding.model_dump() for finding in ordered]
 
 
 def refuse(findings: Sequence[Finding]) -> None:

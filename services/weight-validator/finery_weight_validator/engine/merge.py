@@ -58,7 +58,7 @@ def merge(work: JobFolder) -> MergeOutput:
     beside.mkdir(parents=True)
     torch.set_num_threads(work.job.threads)
     work.progress(phase=Phase.RUNNING, message="reading the adapter")
-    found = survey(Path(spec.model))
+    found = survey(Path(spec.model), allowed_code=frozenset(spec.allowed_code))
     refuse([*found.findings, *missing_parts(found), *code_findings(found)])
     weights = read_weights(found)
     refuse(weights.findings)
@@ -184,10 +184,12 @@ def _blocks(source: BinaryIO, tensor: Tensor, change: Change | None) -> Iterator
 
 
 def _copy_rest(found: Survey, folder: Path) -> None:
-    """Config, tokenizer, template, licence: everything but the weights and their index."""
+    """Config, tokenizer, template, licence, allowed code: everything but the weights and their index."""
     for name, path in found.usable.items():
         if path.suffix != ".safetensors" and name != INDEX:
             shutil.copyfile(path, folder / name)
+    for name, text in found.code.items():
+        (folder / name).write_bytes(text)
 
 
 def _described(tensors: list[Tensor], config: dict[str, Any], folder: Path, *, merged: int) -> MergeOutput:

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ast
 import difflib
 import hashlib
+import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,8 @@ from finery_weight_validator.engine import limited
 from finery_weight_validator.engine.findings import info
 from finery_weight_validator.engine.folder import MAX_CODE_BYTES, Survey
 
+MAX_DIFF_CHARACTERS = 16_000
+"""Several of them must fit into a report, beside the findings."""
 LIMITS = limited.Limits(cpu_s=10.0, wall_s=30.0, memory_bytes=2**30)
 
 
@@ -86,7 +89,7 @@ def sample_when_told_how(text: str) -> str:
         return text
     if all(content.get(key) is None for key in ("temperature", "top_p", "top_k")):
         return text
-    return _as_json({**content, "do_sample": True})
+    return _with_key(text, content, "do_sample", True)
 
 
 def pad_with_the_end(text: str) -> str:
@@ -94,7 +97,7 @@ def pad_with_the_end(text: str) -> str:
     content = json.loads(text)
     if not isinstance(content, dict) or content.get("pad_token") or not content.get("eos_token"):
         return text
-    return _as_json({**content, "pad_token": content["eos_token"]})
+    return _with_key(text, content, "pad_token", content["eos_token"])
 
 
 KNOWN = (
@@ -175,13 +178,14 @@ def apply(found: Survey, agreed: Sequence[str], copies: Path, *, allowed_code: C
     by_id = {known.id: known for known in KNOWN}
     applied: list[Repair] = []
     copies.mkdir(parents=True, exist_ok=True)
-    for name in agreed:
+    for name in dict.fromkeys(agreed):
         repair = fitting.get(name)
         if repair is None:
             raise InvalidRequest(
                 f"No repair {name[:60]!r} fits this folder; there are: {', '.join(fitting) or 'none'}.",
                 code="repair_unknown",
                 param="apply_repairs",
+                details=[finding.model_dump() for finding in repair_findings(list(fitting.values()), [])],
             )
         text = by_id[name].mend((_raw_of(found, repair.file) or b"").decode()).encode()
         if not repair.file.endswith(".py"):
@@ -205,12 +209,62 @@ def _raw_of(found: Survey, name: str) -> bytes | None:
     return path.read_bytes()
 
 
-def _as_json(content: dict[str, Any]) -> str:
-    return json.dumps(content, indent=2, ensure_ascii=False) + "\n"
+def _with_key(text: str, content: dict[str, Any], key: str, value: Any) -> str:
+    """The text of a JSON object with one key set; all the rest stays as it was written, wherever that can be done.
+
+    A file whose keys are sorted stays sorted, so that an import, which sorts, leaves the repaired file as it is here.
+    """
+    wanted = {**content, key: value}
+    if list(content) == sorted(content):
+        wanted = dict(sorted(wanted.items()))
+    body = text.rstrip()
+    for ascii_only in (False, True):
+        if body == json.dumps(content, indent=2, ensure_ascii=ascii_only):
+            return json.dumps(wanted, indent=2, ensure_ascii=ascii_only) + text[len(body) :]
+    for made in _replaced(text, key, value) if key in content else [_appended(text, key, value)]:
+        if _means(made, wanted):
+            return made
+    return json.dumps(wanted, indent=2, ensure_ascii=False) + "\n"
+
+
+def _replaced(text: str, key: str, value: Any) -> Iterator[str]:
+    """Each place where the key stands with a plain value; the right one is that of the object itself."""
+    stated = re.compile(rf'"{re.escape(key)}"\s*:\s*(null|false|true|-?\d+|"[^"\\]*")')
+    for found in itertools.islice(stated.finditer(text), 20):
+        yield text[: found.start(1)] + json.dumps(value, ensure_ascii=False) + text[found.end(1) :]
+
+
+def _appended(text: str, key: str, value: Any) -> str:
+    inner = text.rstrip().removesuffix("}").rstrip()
+    gap = re.match(r"\s*\{(\s*)", text)
+    joint = (gap[1] if gap else "") or " "
+    return inner + "," + joint + json.dumps({key: value}, ensure_ascii=False)[1:-1] + text[len(inner) :]
+
+
+def _means(text: str, wanted: dict[str, Any]) -> bool:
+    try:
+        return json.loads(text) == wanted
+    except ValueError:
+        return False
 
 
 def _diff(name: str, before: str, after: str) -> str:
-    lines = difflib.unified_diff(
-        before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{name}", f"b/{name}"
+    """A unified diff. What is too long for a report is left out in the middle of lines first, and then at the end."""
+    lines = list(
+        difflib.unified_diff(
+            before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{name}", f"b/{name}"
+        )
     )
-    return "".join(lines)
+    ended = [line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines]
+    if sum(map(len, ended)) > MAX_DIFF_CHARACTERS:
+        ended = [_middle_left_out(line) for line in ended]
+    shown = "".join(ended)
+    if len(shown) <= MAX_DIFF_CHARACTERS:
+        return shown
+    return shown[:MAX_DIFF_CHARACTERS] + f"\n\\ {len(shown) - MAX_DIFF_CHARACTERS} more characters are not shown\n"
+
+
+def _middle_left_out(line: str, *, side: int = 200) -> str:
+    if len(line) <= 3 * side:
+        return line
+    return f"{line[:side]} […{len(line) - 2 * side} characters…] {line[-side:]}"

@@ -140,4 +140,7 @@ def _object_of(path: Path, *, code: str) -> dict[str, Any]:
 
 
 def _write(path: Path, value: dict[str, Any]) -> None:
+    """What says that already stays as it was written, to the byte."""
+    if path.is_file() and read_json(path) == value:
+        return
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n", encoding="utf-8")
