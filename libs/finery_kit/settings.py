@@ -7,6 +7,7 @@ from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 from typing import Annotated, TypeVar
 
+import pydantic_settings
 import yaml
 from pydantic import AliasChoices, BeforeValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -20,10 +21,15 @@ def split(value: object) -> object:
     if not isinstance(value, str):
         return value
     if value.lstrip().startswith("["):
-        return json.loads(value)
+        try:
+            return json.loads(value)
+        except ValueError as fault:
+            raise ValueError(f"it begins as a JSON list does, and is none ({fault})") from fault
     return tuple(part.strip() for part in value.split(",") if part.strip())
 
 
+Paths = Annotated[list[Path], NoDecode, BeforeValidator(split)]
+Texts = Annotated[list[str], NoDecode, BeforeValidator(split)]
 Networks = Annotated[tuple[IPv4Network | IPv6Network, ...], NoDecode, BeforeValidator(split)]
 RETENTION = Path(retention.__file__).with_name("retention.yaml")
 
@@ -103,3 +109,5 @@ def load(kind: type[S], **overrides: object) -> S:
     except ValidationError as fault:
         lines = [f"  FINERY_{'_'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in fault.errors()]
         raise SettingsError("finery: the configuration is not valid\n" + "\n".join(lines)) from fault
+    except pydantic_settings.SettingsError as fault:
+        raise SettingsError(f"finery: the configuration is not valid\n  {fault}; write it as JSON") from fault

@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from finery_kit.settings import Networks, Settings
+from finery_kit.settings import Networks, Paths, Settings
 
 
 def digests(value: object) -> object:
@@ -38,7 +38,7 @@ class StudioSettings(Settings):
     studio_host: str = "127.0.0.1"
     studio_port: int = Field(default=8081, ge=0, le=65535)
     max_upload_bytes: int = Field(default=100 * 2**30, ge=1, description="of one file, however it comes")
-    allowed_roots: list[Path] = Field(
+    allowed_roots: Paths = Field(
         default_factory=list[Path],
         description="folders that data and models may come from; an operator's models from any",
     )
@@ -70,7 +70,7 @@ class StudioSettings(Settings):
     withdrawn_inputs: Literal["refuse", "warn", "off"] = Field(
         default="warn", description="deploying a model that descends from a withdrawn dataset"
     )
-    trusted_keys: list[Path] = Field(
+    trusted_keys: Paths = Field(
         default_factory=list[Path], description="public keys (PEM files) of others whose model bundles are taken"
     )
     max_bundle_bytes: int = Field(
