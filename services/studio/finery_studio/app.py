@@ -113,7 +113,7 @@ class Studio:
         self.pools = PoolDesk(Policy(flavours=load_flavours(settings.flavours_file), default=default), self.ring)
         self.loops = Loops(
             self.database, self.service, self.tasks, self.models, self.registrar, settings, self.storage,
-            self.uploads, clock,
+            self.uploads, self.deployments, clock,
         )  # fmt: skip
         self.specs |= kinds.spec_makers(self.models, self.tuning, self.preparing, self.publisher)
         self.outcomes |= kinds.outcomes(self.models, self.storage)

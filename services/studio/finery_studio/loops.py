@@ -11,14 +11,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from finery_contracts.access import Actor, Role
+from finery_contracts.errors import FineryError
 from finery_contracts.streams import work_subject
 from finery_kit.bus_init import heal_doorbells
 from finery_kit.db import Database, utc_now
 from finery_kit.service import Loop, Service
 from finery_kit.storage import Storage
 from finery_studio.grants import handlers as grants
+from finery_studio.models import store as model_store
 from finery_studio.models.birth import Registrar
 from finery_studio.models.handlers import ModelDesk
+from finery_studio.models.http import ListDeployments
 from finery_studio.pools.queue import waiting_bells
 from finery_studio.pools.store import pool_ids
 from finery_studio.removal.sweep import sweep
@@ -49,6 +53,7 @@ class Loops:
     settings: StudioSettings
     storage: Storage
     uploads: UploadDesk
+    deployments: ListDeployments
     clock: Callable[[], datetime] = utc_now
     _bell: asyncio.Event = field(init=False, default_factory=asyncio.Event)
     _pools: asyncio.Event = field(init=False, default_factory=asyncio.Event)
@@ -101,11 +106,23 @@ class Loops:
     async def expire_loop(self) -> None:
         """Temporary models, grants and uploads go when their time is over; so does what nobody can ask for again."""
         while True:
-            await self.database.write(self.models.expire)
+            await self.let_models_go()
             await self.database.write(store.forget_claims)
             await self.database.write(grants.expire)
             await self.uploads.tidy()
             await asyncio.sleep(EXPIRE_EVERY_S)
+
+    async def let_models_go(self) -> None:
+        """What a named deployment serves stays, and so does what its owner cannot be asked about."""
+        over = await self.database.read(lambda session: model_store.over(session, self.database.now()))
+        served = set[str]()
+        for project in {view.project for view in over}:
+            studio = Actor(project=project, project_name="", user="finery", key="", role=Role.OPERATOR)
+            try:
+                served |= {found.model for found in await self.deployments(studio) if not found.trial}
+            except FineryError:
+                served |= {view.id for view in over if view.project == project}
+        await self.database.write(lambda tx: self.models.expire(tx, served))
 
     async def logs_loop(self) -> None:
         """Logs of ended tasks go to the archive, or away."""

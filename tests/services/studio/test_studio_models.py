@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from studio_rig import GALLERY_MODEL, Rig
 
 from finery_contracts.access import Role
-from finery_contracts.errors import Conflict, ErrorBody, Forbidden, InvalidRequest, NotFound
+from finery_contracts.deployments import DeploymentState, DeploymentView
+from finery_contracts.errors import Conflict, ErrorBody, Forbidden, InvalidRequest, NotFound, Unavailable
 from finery_contracts.jobs import TaskKind
 from finery_contracts.models import ModelState, ModelView
 from finery_contracts.tasks import EndReason
+from finery_studio.edge import forward
 from finery_studio.models.handlers import NewModel
 from finery_studio.models.sources import source_of
 from finery_studio.projects.domain import check_name
@@ -120,6 +123,31 @@ async def test_an_unnamed_tuning_leaves_a_temporary_model_that_expires(studio: R
     for _ in range(2):
         await expire(timedelta(days=15, seconds=1))
     assert await studio.said(model.id) == ["model.ready", "model.expires_soon", "model.deleted"]
+    with pytest.raises(NotFound):
+        await studio.model(model.id)
+
+
+async def test_a_temporary_model_that_a_deployment_serves_stays_as_long_as_it_does(studio: Rig) -> None:
+    model = await tuned(studio)
+    loops = studio.studio.loops
+    served = DeploymentView(
+        id="dep_1", project=model.project, name="chat", model=model.id, model_name=model.name, version=1, qps=1,
+        state=DeploymentState.RUNNING, created_by="ann", created_at=model.created_at,
+    )  # fmt: skip
+    studio.deployed = [served.model_dump(mode="json")]
+    await studio.pass_time(hours=16 * 24)
+    await loops.let_models_go()
+    assert (await studio.model(model.id)).state is ModelState.READY
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise Unavailable("the deployer does not answer")
+
+    ask, studio.studio._ask = studio.studio._ask, forward.Ask(away)
+    await loops.let_models_go()
+    assert (await studio.model(model.id)).state is ModelState.READY
+
+    studio.studio._ask, studio.deployed = ask, []
+    await loops.let_models_go()
     with pytest.raises(NotFound):
         await studio.model(model.id)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -256,12 +256,12 @@ class ModelDesk:
         hours = self.retention.restore_hours if restorable else 0
         return removal.delete(tx, project, ref, served_by, restorable_hours=hours)
 
-    def expire(self, tx: Transaction) -> None:
-        """Temporary models go when their time is over, unless an unfinished task uses them; notices come before."""
+    def expire(self, tx: Transaction, served: Collection[str] = ()) -> None:
+        """Temporary models go when their time is over, unless a task or deployment uses them; notices come before."""
         days = self.retention.temporary_model_notice_days
         for view in store.expiring(tx, within=timedelta(days=max(days, default=0))):
             if domain.is_over(view, tx.now):
-                if not task_store.users_of(tx.session, view.project, view.id):
+                if view.id not in served and not task_store.users_of(tx.session, view.project, view.id):
                     removal.let_model_go(tx, view)
                 continue
             given = domain.notices_due(view, days, tx.now)

@@ -5,7 +5,7 @@ That is the bare name for the current version and ``name@number`` for every othe
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Index, Text, func, text
 from sqlalchemy.exc import IntegrityError
@@ -194,6 +194,14 @@ def built_on(session: Session, project: str, model_id: str) -> list[str]:
     query = select(ModelRow).where(ModelRow.project == project, ModelRow.state != ModelState.DELETED)
     views = [ModelView.model_validate_json(row.view) for row in session.exec(query)]
     return [address_of(view) for view in views if view.base == model_id]
+
+
+def over(session: Session, now: datetime) -> list[ModelView]:
+    """Temporary models whose time is over."""
+    query = select(ModelRow.view).where(
+        ModelRow.state != ModelState.DELETED, col(ModelRow.expires_at) <= now.isoformat()
+    )
+    return [ModelView.model_validate_json(view) for view in session.exec(query)]
 
 
 def expiring(tx: Transaction, *, within: timedelta) -> list[ModelView]:
