@@ -167,10 +167,9 @@ async def test_the_jetstream_folder_goes_in_mid_load_and_nothing_is_lost_or_doub
                 await running
             await at_rest(api, 36, receiver)
             page = await rebuilt(api)
-            await said_on_the_bus(api, brokers.made[0])
             proof = await verified(api)
-            tasks, log = await all_of(api, "/api/v1/tasks"), await all_of(api, "/api/v1/events")
-            facts = await on_the_bus(brokers.made[0])
+            log, facts = await said_on_the_bus(api, brokers.made[0])
+            tasks = await all_of(api, "/api/v1/tasks")
             lines = await all_of(api, "/api/v1/bill/lines")
 
     assert {owner["owner"]: owner["error"] for owner in page["data"]} == dict.fromkeys(
@@ -195,13 +194,14 @@ async def verified(api: httpx.AsyncClient) -> Json:
     return (await api.get("/api/v1/bill/verify")).json()
 
 
-async def said_on_the_bus(api: httpx.AsyncClient, broker: NatsServer) -> None:
-    """The bus has whatever the log has."""
+async def said_on_the_bus(api: httpx.AsyncClient, broker: NatsServer) -> tuple[list[Json], list[Json]]:
+    """Log and bus, once the bus has whatever the log has; studio may have more to say yet, such as a signature."""
     async with asyncio.timeout(60):
         while True:
-            log = {item["event"]["id"] for item in await all_of(api, "/api/v1/events")}
-            if log <= {fact["id"] for fact in await on_the_bus(broker)}:
-                return
+            log = await all_of(api, "/api/v1/events")
+            facts = await on_the_bus(broker)
+            if {item["event"]["id"] for item in log} <= {fact["id"] for fact in facts}:
+                return log, facts
             await asyncio.sleep(0.3)
 
 

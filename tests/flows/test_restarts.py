@@ -28,13 +28,15 @@ async def bill_lines(api: httpx.AsyncClient) -> list[dict[str, Any]]:
 
 
 async def quiet(api: httpx.AsyncClient, lines: int) -> list[dict[str, Any]]:
-    """The event log, once the ledger has followed it and what it says of its lines is in the log, too."""
+    """The event log, once models are signed and the ledger has followed; what it says of its lines is there, too."""
     async with asyncio.timeout(10):
         while True:
             log = (await api.get("/api/v1/events", params={"limit": 1000})).json()["data"]
             charged = [e["event"]["data"] for e in log if e["event"]["type"] == "io.finery.billing.charged.v1"]
-            if sum(len(data["lines"]) for data in charged) >= lines:
-                return log
+            models = (await api.get("/api/v1/models")).json()["data"]
+            signed = all(model["certificate"] for model in models if model["state"] == "ready")
+            if signed and sum(len(data["lines"]) for data in charged) >= lines:
+                return (await api.get("/api/v1/events", params={"limit": 1000})).json()["data"]
             await asyncio.sleep(0.05)
 
 
