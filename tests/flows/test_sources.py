@@ -56,28 +56,37 @@ def contents(home: Path) -> Iterator[tuple[Path, bytes]]:
                 yield Path(folder, name), Path(folder, name).read_bytes()
 
 
-async def test_an_event_that_names_an_object_store_ends_in_a_dataset(
-    lake: str, api: httpx.AsyncClient, bus: Client
-) -> None:
+async def said_after(
+    api: httpx.AsyncClient, bus: Client, lake: str, *, granted: str, noun: str, data: dict[str, Any]
+) -> list[dict[str, Any]]:
+    """What is said of the noun until it is settled, when an event asks for it twice."""
     project = api.ready.project  # type: ignore[attr-defined]
     store = {"kind": "s3", "name": "lake", "endpoint": lake, **KEYS}
     assert (await api.post("/api/v1/connections", json=store)).status_code == 201
-    grant = {"action": "read", "resource": "s3://lake/day", "target": {"kind": "user", "name": "event:warehouse"}}
+    grant = {"action": "read", "resource": granted, "target": {"kind": "user", "name": "event:warehouse"}}
     assert (await api.post("/api/v1/grants", json=grant)).status_code == 201
-    facts = await bus.subscribe(f"finery.evt.{project}.dataset.>")
-    data = {"kind": "ingest", "source": "s3://lake/day", "output": "today"}
+    facts = await bus.subscribe(f"finery.evt.{project}.{noun}.>")
     event = {"specversion": "1.0", "id": "n1", "source": "warehouse", "type": TASK_REQUESTED, "data": data}
-
     for _ in range(2):
-        await bus.publish(f"finery.in.{project}.data", json.dumps(event).encode())
+        await bus.publish(f"finery.in.{project}.lake", json.dumps(event).encode())
     await bus.flush()
 
     said = list[dict[str, Any]]()
     async with asyncio.timeout(30):
         async for message in facts.messages:
             said.append(json.loads(message.data)["data"])
-            if said[-1]["state"] in ("ready", "rejected"):
+            if said[-1]["state"] in ("ready", "rejected", "invalid"):
                 break
+    return said
+
+
+async def test_an_event_that_names_an_object_store_ends_in_a_dataset(
+    lake: str, api: httpx.AsyncClient, bus: Client
+) -> None:
+    data = {"kind": "ingest", "source": "s3://lake/day", "output": "today"}
+
+    said = await said_after(api, bus, lake, granted="s3://lake/day", noun="dataset", data=data)
+
     assert [one["state"] for one in said] == ["fetching", "ready"]
     lines = "".join(f"{hashlib.sha256(LINE).hexdigest()}  {name}.jsonl\n" for name in ("a", "b"))
     assert (said[-1]["name"], said[-1]["size_bytes"]) == ("today", 2 * len(LINE))
@@ -90,25 +99,10 @@ async def test_an_event_that_names_an_object_store_ends_in_a_dataset(
 async def test_an_event_that_names_weights_of_an_object_store_ends_in_a_model(
     lake: str, api: httpx.AsyncClient, bus: Client
 ) -> None:
-    project = api.ready.project  # type: ignore[attr-defined]
-    store = {"kind": "s3", "name": "lake", "endpoint": lake, **KEYS}
-    assert (await api.post("/api/v1/connections", json=store)).status_code == 201
-    grant = {"action": "read", "resource": "s3://lake", "target": {"kind": "user", "name": "event:warehouse"}}
-    assert (await api.post("/api/v1/grants", json=grant)).status_code == 201
-    facts = await bus.subscribe(f"finery.evt.{project}.model.>")
     data = {"kind": "import", "model": "tiny", "source": {"url": "s3://lake/tiny"}}
-    event = {"specversion": "1.0", "id": "n1", "source": "warehouse", "type": TASK_REQUESTED, "data": data}
 
-    for _ in range(2):
-        await bus.publish(f"finery.in.{project}.weights", json.dumps(event).encode())
-    await bus.flush()
+    said = await said_after(api, bus, lake, granted="s3://lake", noun="model", data=data)
 
-    said = list[dict[str, Any]]()
-    async with asyncio.timeout(30):
-        async for message in facts.messages:
-            said.append(json.loads(message.data)["data"])
-            if said[-1]["state"] in ("ready", "invalid"):
-                break
     assert [one["state"] for one in said] == ["importing", "validating", "ready"]
     assert (said[-1]["origin"]["url"], said[-1]["max_length"]) == ("s3://lake/tiny", 256)
     home = Path(api.ready.home)  # type: ignore[attr-defined]

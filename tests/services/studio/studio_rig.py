@@ -154,6 +154,11 @@ class Rig:
         return httpx.AsyncClient(transport=transport, base_url="http://studio", headers=headers)
 
 
+def code_of(answer: httpx.Response) -> tuple[int, str]:
+    """Status and code of a refusal."""
+    return answer.status_code, answer.json()["error"]["code"]
+
+
 async def studio_rig(folder: Path, *, clock: Callable[[], datetime] = utc_now, **settings: Any) -> Rig:
     """A studio whose other owners answer that nothing is deployed, unless the rig says so."""
     told = {"home": folder, "installation_secret": "ab" * 32, "operator_key": OPERATOR_KEY, **settings}

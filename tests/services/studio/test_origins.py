@@ -11,7 +11,7 @@ import httpx
 import pytest
 from sqlmodel import select
 from studio_posts import Owner
-from studio_rig import OUTPUTS, Rig, studio_rig
+from studio_rig import OUTPUTS, Rig, code_of, studio_rig
 
 from finery_contracts.datasets import DatasetState
 from finery_contracts.jobs import IngestOutput, IngestSpec, TaskKind
@@ -41,10 +41,6 @@ async def connected(api: httpx.AsyncClient, **said: Any) -> dict[str, Any]:
 
 def ingest(source: Any, **said: Any) -> dict[str, Any]:
     return {"kind": "ingest", "source": source, **said}
-
-
-def code_of(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
 
 
 async def claimed(studio: Rig, request_id: str = "") -> Claim:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import httpx
 import pytest
 from studio_posts import Owner
-from studio_rig import Rig, studio_rig
+from studio_rig import Rig, code_of, studio_rig
 
 from finery_contracts.jobs import TaskKind
 from finery_kit.db import utc_now
@@ -48,10 +48,6 @@ async def offset(api: httpx.AsyncClient, at: str) -> int:
     answer = await api.head(at, headers=TUS)
     assert answer.status_code == 200
     return int(answer.headers["upload-offset"])
-
-
-def code_of(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
 
 
 def lying(folder: Path) -> list[Path]:

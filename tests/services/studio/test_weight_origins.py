@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 from sqlmodel import select
-from studio_rig import GALLERY_MODEL, Rig, studio_rig
+from studio_rig import GALLERY_MODEL, Rig, code_of, studio_rig
 
 from finery_contracts.access import Role
 from finery_contracts.errors import Forbidden
@@ -43,10 +43,6 @@ async def granted(api: httpx.AsyncClient, resource: str = PLACE, **said: Any) ->
 
 async def asked(api: httpx.AsyncClient, name: str = "mine", **source: Any) -> httpx.Response:
     return await api.post("/api/v1/models", json={"name": name, "source": source or {"url": PLACE}})
-
-
-def code_of(answer: httpx.Response) -> tuple[int, str]:
-    return answer.status_code, answer.json()["error"]["code"]
 
 
 async def claimed(studio: Rig, request_id: str = "") -> Claim:

@@ -18,7 +18,7 @@ import pyarrow as pa
 from finery_contracts.preparing import StepExample, StepReport
 from finery_dataset_ingest.engine.steps.table import Ground, chooser_of, judge_of
 from finery_dataset_ingest.engine.steps.texts import texts_of
-from finery_dataset_ingest.engine.steps.verdicts import Chooseable, Chosen, Judge, Why
+from finery_dataset_ingest.engine.steps.verdicts import Chooseable, Chosen, Judge, Readable, Why
 from finery_dataset_ingest.engine.tables import Shelf, View
 
 _SHOWN_CHARACTERS = 300
@@ -57,10 +57,10 @@ def run_chain(
 
 @dataclass
 class Made:
-    """What a chain leaves."""
+    """What a chain leaves, here or on a cluster."""
 
     train: Iterable[pa.RecordBatch]
-    validation: View | None
+    validation: Readable | None
     tallies: list[Tally]
     _shelves: list[Shelf] = field(default_factory=list[Shelf])
 

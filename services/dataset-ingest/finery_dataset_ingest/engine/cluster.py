@@ -109,10 +109,13 @@ class Records:
         rows = self.watch.done(mapped_by(self.data, work).sort(PLACE))
         return pa.concat_tables(list(rows.iter_batches(batch_size=None, batch_format="pyarrow")))
 
+    def ordered(self) -> Records:
+        """Done, and lying in the order of their places."""
+        return Records(self.watch.done(self.data.sort(PLACE)), self.watch, self.records)
+
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """All of them, in order."""
-        ordered = self.watch.done(self.data.sort(PLACE))
-        for table in ordered.iter_batches(batch_size=BATCH_RECORDS, batch_format="pyarrow"):
+        """All of them as they lie, so call ``ordered`` before."""
+        for table in self.data.iter_batches(batch_size=BATCH_RECORDS, batch_format="pyarrow"):
             yield without_places(batch_of(table))
 
     def __iter__(self) -> Iterator[pa.RecordBatch]:

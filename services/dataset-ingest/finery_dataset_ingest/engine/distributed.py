@@ -16,8 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from finery_contracts.cleansing import ExactDuplicates, Mix, NearDuplicates, Sample, Shuffle, Split
-from finery_contracts.preparing import StepExample, StepReport
-from finery_dataset_ingest.engine.chain import SEED_STRIDE, Tally, judged
+from finery_dataset_ingest.engine.chain import SEED_STRIDE, Made, Tally, judged
 from finery_dataset_ingest.engine.cluster import (
     PLACE,
     OnlyPlaces,
@@ -67,28 +66,6 @@ class Ledger:
         return [self._told[key] for key in keys]
 
 
-@dataclass
-class Made:
-    """What a chain on a cluster leaves; it is read as ``chain.Made`` is."""
-
-    train: Records
-    validation: Records | None
-    tallies: list[Tally]
-
-    @property
-    def reports(self) -> list[StepReport]:
-        """One a step."""
-        return [tally.report() for tally in self.tallies]
-
-    @property
-    def examples(self) -> list[StepExample]:
-        """Of all steps, in the order of the chain."""
-        return [example for tally in self.tallies for example in tally.examples]
-
-    def close(self) -> None:
-        """Nothing lies here."""
-
-
 def run_on_ray(
     sources: Sequence[Source], steps: Sequence[Any], ground: Ground, *, scratch: Path, pulse: Pulse, examples: int = 20
 ) -> Made:
@@ -101,25 +78,24 @@ def run_on_ray(
     ledger = ray.remote(num_cpus=0)(Ledger).remote()
     pieces = ray.data.from_items(list(pieces_of(sources)))
     start = pieces.map_batches(ReadPieces(ledger), batch_size=1, batch_format="pyarrow")
-    made = Made(Records(start, Watch(ledger, pulse), 0), None, [])
+    train, validation, tallies = Records(start, Watch(ledger, pulse), 0), None, list[Tally]()
     for number, step in enumerate(steps):
         tally = Tally(number + 1, step, examples)
         seeded = replace(ground, seed=ground.seed + number * SEED_STRIDE)
-        made.tallies.append(tally)
+        tallies.append(tally)
         if chooser_of(step, seeded) is None:
-            made.train = made.train.mapped(JudgeBatch(number, step, seeded, examples, ledger))
+            train = train.mapped(JudgeBatch(number, step, seeded, examples, ledger))
             continue
-        there = made.train.there()
+        there = train.there()
         chosen = _choose(there, step, seeded, scratch=scratch)
         tally.take_choice(there, chosen)
-        made.train = there.only(chosen.kept)
-        made.validation = None if chosen.validation is None else there.only(chosen.validation)
-    made.train = made.train.there()
-    made.validation = made.validation and made.validation.there()
-    for number, tally in enumerate(made.tallies):
+        train = there.only(chosen.kept)
+        validation = None if chosen.validation is None else there.only(chosen.validation)
+    train, validation = train.ordered(), validation and validation.ordered()
+    for number, tally in enumerate(tallies):
         for part in ray.get(ledger.of.remote(number)):
             tally.absorb(part)
-    return made
+    return Made(train, validation, tallies)
 
 
 def pieces_of(sources: Sequence[Source]) -> Iterator[dict[str, Any]]:
@@ -258,7 +234,7 @@ def _choose(there: Records, step: Any, ground: Ground, *, scratch: Path) -> Chos
 def _dissimilar(there: Records, alike: np.ndarray, step: NearDuplicates, *, scratch: Path) -> Chosen:
     """Only records that share a bucket can be alike; these few are compared here, as on one machine."""
     some = Records(mapped_by(there.data, OnlyPlaces(there.places[alike])), there.watch, len(alike))
-    shelf = Shelf(scratch / "alike.arrow", some.batches())
+    shelf = Shelf(scratch / "alike.arrow", some.ordered().batches())
     try:
         chosen = choose_dissimilar(shelf.all(), step)
     finally:

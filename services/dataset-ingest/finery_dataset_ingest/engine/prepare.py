@@ -69,7 +69,7 @@ def prepare(work: JobFolder, *, batch_records: int = BATCH_RECORDS) -> PrepareOu
 @contextmanager
 def _chain(
     spec: PrepareSpec, sources: list[Source], *, scratch: Path, pulse: _Pulse, batch_records: int
-) -> Iterator[Made | distributed.Made]:
+) -> Iterator[Made]:
     """The chain, here or on a cluster; what it leaves can be read inside the context."""
     ground = _ground(spec)
     if spec.on == "ray":
@@ -92,7 +92,7 @@ class _Written:
         self.records, self.validation, self.characters = 0, 0, 0
 
 
-def _write(work: JobFolder, made: Made | distributed.Made, holds: str) -> _Written:
+def _write(work: JobFolder, made: Made, holds: str) -> _Written:
     """Both files under their names, or none of them."""
     written, tally, aside = _Written(holds), Tally(), Tally()
     writers = {"records": CanonicalWriter(work.out / "records.parquet", DataKind(holds))}
@@ -121,16 +121,14 @@ def _write(work: JobFolder, made: Made | distributed.Made, holds: str) -> _Writt
     return written
 
 
-def _tell(work: JobFolder, made: Made | distributed.Made, spec: PrepareSpec) -> None:
+def _tell(work: JobFolder, made: Made, spec: PrepareSpec) -> None:
     reports = TypeAdapter(list[StepReport]).dump_json(made.reports, indent=1).decode()
     write_atomically(work.out / "report.json", f'{{"seed": {spec.seed}, "steps": {reports}}}\n')
     lines = "".join(example.model_dump_json(exclude_none=True) + "\n" for example in made.examples)
     write_atomically(work.out / "examples.jsonl", lines)
 
 
-def _output(
-    spec: PrepareSpec, sources: list[Source], made: Made | distributed.Made, written: _Written
-) -> PrepareOutput:
+def _output(spec: PrepareSpec, sources: list[Source], made: Made, written: _Written) -> PrepareOutput:
     split = "validation" in written.digests
     return PrepareOutput(
         holds=written.holds,

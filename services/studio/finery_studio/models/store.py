@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 from sqlalchemy import Index, Text, func, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, col, or_, select
+from sqlmodel.sql.expression import SelectOfScalar
 
 from finery_contracts.envelope import Event
 from finery_contracts.errors import Conflict, NotFound
@@ -198,16 +199,15 @@ def built_on(session: Session, project: str, model_id: str) -> list[str]:
 
 def over(session: Session, now: datetime) -> list[ModelView]:
     """Temporary models whose time is over."""
-    query = select(ModelRow.view).where(
-        ModelRow.state != ModelState.DELETED, col(ModelRow.expires_at) <= now.isoformat()
-    )
-    return [ModelView.model_validate_json(view) for view in session.exec(query)]
+    return [ModelView.model_validate_json(row.view) for row in session.exec(_expiring_until(now))]
 
 
 def expiring(tx: Transaction, *, within: timedelta) -> list[ModelView]:
     """Temporary models whose time is over soon or already, kept from other writers."""
-    query = select(ModelRow).where(
-        ModelRow.state != ModelState.DELETED, col(ModelRow.expires_at).is_not(None),
-        col(ModelRow.expires_at) <= (tx.now + within).isoformat(),
-    )  # fmt: skip
-    return [ModelView.model_validate_json(row.view) for row in tx.session.exec(query.with_for_update())]
+    rows = tx.session.exec(_expiring_until(tx.now + within).with_for_update())
+    return [ModelView.model_validate_json(row.view) for row in rows]
+
+
+def _expiring_until(moment: datetime) -> SelectOfScalar[ModelRow]:
+    due = col(ModelRow.expires_at).is_not(None), col(ModelRow.expires_at) <= moment.isoformat()
+    return select(ModelRow).where(ModelRow.state != ModelState.DELETED, *due)

@@ -6,7 +6,7 @@ A step that looks at one record at a time is a judge. One that must see all of t
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -45,6 +45,14 @@ class Chooseable(Protocol):
 
     def at(self, positions: np.ndarray) -> pa.RecordBatch:
         """The records at these positions."""
+        ...
+
+
+class Readable(Protocol):
+    """Records that can be read in order, wherever they lie."""
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """All of them."""
         ...
 
 
