@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from nats.aio.client import Client
+
 from finery_kit.nats_server import nats_binary
 from finery_kit.ports import free_port
 
@@ -25,6 +27,13 @@ def nats_server(folder: Path, *, port: int | None = None) -> Generator[str]:
     finally:
         process.terminate()
         process.wait(timeout=20)
+
+
+async def flushed(client: Client) -> None:
+    """Wait until the broker has read all that ``client`` said. nats-py writes the ping of a flush before what still
+    waits, so only the answer to the second one comes after it."""
+    await client.flush()
+    await client.flush()
 
 
 def _started(folder: Path, fixed: int | None) -> tuple[subprocess.Popen[bytes], int]:

@@ -19,6 +19,7 @@ from finery.client import Finery
 from finery.resources import uploads
 from finery.transport import Transport
 from finery_contracts.inbound import TASK_REQUESTED
+from finery_kit.testing import flushed
 from tests.flows.conftest import ended
 from tests.model_lake import KEYS, WEIGHTS, a_lake, model_files
 
@@ -69,7 +70,7 @@ async def said_after(
     event = {"specversion": "1.0", "id": "n1", "source": "warehouse", "type": TASK_REQUESTED, "data": data}
     for _ in range(2):
         await bus.publish(f"finery.in.{project}.lake", json.dumps(event).encode())
-    await bus.flush()
+    await flushed(bus)
 
     said = list[dict[str, Any]]()
     async with asyncio.timeout(30):

@@ -14,6 +14,7 @@ from nats.errors import NoRespondersError
 from nats.errors import TimeoutError as NatsTimeout
 
 from finery_contracts.inbound import TASK_REQUESTED
+from finery_kit.testing import flushed
 from tests.flows.conftest import ended
 from tests.flows.test_main_thread import upload
 
@@ -45,7 +46,7 @@ async def test_an_event_makes_one_task_however_often_it_comes(api: httpx.AsyncCl
 
     for _ in range(3):
         await bus.publish(f"finery.in.{project}.jobs", body)
-    await bus.flush()
+    await flushed(bus)
 
     async with asyncio.timeout(20):
         async for message in facts.messages:
@@ -73,7 +74,7 @@ async def test_an_event_that_cannot_be_followed_is_answered_with_the_reason(
 async def test_a_project_credential_opens_nothing_else(api: httpx.AsyncClient, bus: Client) -> None:
     other = (await api.post("/api/v1/projects", json={"name": "other"})).json()["id"]
     overheard = [await bus.subscribe(subject) for subject in (f"finery.evt.{other}.>", "finery.rpc.>", "_FINERY.>")]
-    await bus.flush()
+    await flushed(bus)
     await api.post("/api/v1/topics", json={"name": "jobs"})
 
     with pytest.raises((NatsTimeout, NoRespondersError)):

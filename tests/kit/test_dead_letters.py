@@ -20,7 +20,7 @@ from finery_kit.db import utc_now
 from finery_kit.dead import DeadLetters, Given, lay_aside, reason_of, subject_of
 from finery_kit.service import Service, connected, running
 from finery_kit.settings import Settings
-from finery_kit.testing import nats_server
+from finery_kit.testing import flushed, nats_server
 
 SUBJECT = "finery.evt.prj_1.model.mdl_1.deleted"
 
@@ -195,7 +195,7 @@ async def test_a_message_too_large_for_our_headers_stays_in_its_stream_and_is_re
     big = b"x" * (2**20 - 30)
     async with running(service):
         await service.client.publish("finery.in.prj_1.x", big)
-        await service.client.flush()
+        await flushed(service.client)
         await lay_aside(
             service.jetstream, Given("studio-inbound", INBOUND.name, 1, "finery.in.prj_1.x", "x", 1, utc_now(), big)
         )

@@ -24,7 +24,7 @@ from finery_kit.delivery_tables import DELIVERY_METADATA, InboxRow
 from finery_kit.hot import Heard, HotRoutes, Taken, Together, apply_batch, listen_in_batches
 from finery_kit.service import Service, connected, running
 from finery_kit.settings import Settings
-from finery_kit.testing import nats_server
+from finery_kit.testing import flushed, nats_server
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ async def test_facts_that_came_together_are_applied_together_once_and_in_order(s
                 for again in range(1 + version % 2):
                     event = fact(project, version, f"evt_{project}_{version}_{again}")
                     await client.publish(event.bus_subject, event.model_dump_json().encode())
-        await client.flush()
+        await flushed(client)
     listen_in_batches(service, Durable.NOTIFIER, {ProjectCreated: Together(take)}, after=lambda: woken.append(1))
     async with running(service):
         await settled(service)

@@ -20,6 +20,7 @@ from finery_kit.bus_init import bus_init
 from finery_kit.nats_config import password_variable, secrets_for, shared_config
 from finery_kit.nats_server import NatsServer, nats_binary
 from finery_kit.ports import free_port
+from finery_kit.testing import flushed
 
 SECRET = bytes.fromhex("ab" * 32)
 
@@ -67,12 +68,11 @@ async def test_a_project_says_and_hears_only_its_own(server: NatsServer) -> None
     faults: list[str] = []
     async with connected(server.url("studio")) as ours, connected(server.url("prj_1"), faults) as theirs:
         own = await theirs.subscribe("finery.evt.prj_1.>")
-        await theirs.flush()
+        await flushed(theirs)
         async with connected(server.url("init")) as init:
             await bus_init(init)
 
-        await theirs.publish("finery.in.prj_1.jobs", b"allowed")
-        await theirs.flush()
+        await theirs.jetstream().publish("finery.in.prj_1.jobs", b"allowed")
         kept = await ours.jetstream().get_msg("INBOUND", 1, direct=True)
         assert (kept.subject, kept.data) == ("finery.in.prj_1.jobs", b"allowed")
         await ours.publish("finery.evt.prj_1.task.t.succeeded", b"fact")
@@ -98,7 +98,7 @@ async def test_a_project_listens_nowhere_else(server: NatsServer) -> None:
 
         for subject in ("finery.evt.prj_2.task.t.succeeded", "finery.work.tune.public", "$KV.keys.k"):
             await ours.publish(subject, b"secret")
-        await asyncio.gather(ours.flush(), theirs.flush())
+        await asyncio.gather(flushed(ours), flushed(theirs))
         assert [subscription.pending_msgs for subscription in subscriptions] == [0] * len(places)
 
 
@@ -111,7 +111,7 @@ async def test_a_project_cannot_make_the_server_say_something_elsewhere_by_namin
         await bus_init(init)  # correcting what is there keeps it so
         for place in places:
             await theirs.publish("finery.in.prj_1.jobs", b"{}", reply=place)
-        await theirs.flush()
+        await flushed(theirs)
 
         async with asyncio.timeout(5):
             while (await init.jetstream().stream_info("INBOUND")).state.messages < len(places):
@@ -125,9 +125,9 @@ async def test_an_answer_to_a_service_cannot_be_overheard(server: NatsServer) ->
     faults: list[str] = []
     async with connected(server.url("init")) as ours, connected(server.url("prj_1"), faults) as theirs:
         overheard = [await theirs.subscribe(place) for place in ("_INBOX.>", "_INBOX_init.>", "_INBOX_prj_1.>")]
-        await theirs.flush()
+        await flushed(theirs)
         await bus_init(ours)  # dozens of requests to JetStream and their answers
-        await theirs.flush()
+        await flushed(theirs)
         assert [subscription.pending_msgs for subscription in overheard] == [0, 0, 0]
         await until(faults, 2)
 
@@ -159,7 +159,7 @@ async def test_a_new_project_is_let_in_at_once_and_nobody_is_cut_off(server: Nat
 
         assert await is_let_in(server, "prj_2")
 
-        await asyncio.gather(ours.flush(), theirs.flush())
+        await asyncio.gather(flushed(ours), flushed(theirs))
         assert ours.is_connected
         assert theirs.is_connected
         assert (server.folder / "server.conf").stat().st_mtime_ns == written
@@ -217,7 +217,7 @@ async def test_a_project_comes_back_after_a_crash_of_the_server(server: NatsServ
     async with asyncio.timeout(20):
         while not (client.is_connected and client.stats["reconnects"]):
             await asyncio.sleep(0.02)
-    await client.flush()
+    await flushed(client)
     assert client.is_connected
     await client.close()
 
@@ -236,7 +236,7 @@ async def test_the_configuration_for_containers_lets_in_the_same(tmp_path: Path)
         bus_admission.listen(broker, "studio", SECRET)
         await broker.start()
         async with connected(f"nats://prj_1:{bus_password(SECRET, 'prj_1')}@127.0.0.1:{port}") as theirs:
-            await theirs.flush()
+            await flushed(theirs)
             assert theirs.is_connected
         await broker.stop()
     finally:

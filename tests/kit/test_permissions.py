@@ -18,6 +18,7 @@ from finery_kit.bus import inbox_prefix
 from finery_kit.bus_init import bus_init
 from finery_kit.nats_server import NatsServer
 from finery_kit.ports import free_port
+from finery_kit.testing import flushed
 
 SECRET = bytes.fromhex("cd" * 32)
 USERS = (*SERVICES, INIT)
@@ -105,7 +106,7 @@ async def test_ones_own_consumer_is_read_acknowledged_and_laid_aside(
             for message in await subscription.fetch(1, timeout=0.2):
                 await message.ack()
         await client.jetstream().publish(f"finery.dead.{durable}", b"{}", stream=DEAD.name)
-        await client.flush()
+        await flushed(client)
     assert faults == []
 
 
@@ -123,8 +124,7 @@ async def test_only_whoever_was_asked_may_answer(server: NatsServer) -> None:
             await message.respond(b"yes")  # type: ignore[attr-defined]
 
         await studio.subscribe("finery.rpc.studio.claim", cb=answer)
-        await studio.flush()
-        await studio.flush()  # the client writes its ping before what waits: only the second one comes after it
+        await flushed(studio)
         assert (await trainer.request("finery.rpc.studio.claim", b"", timeout=5)).data == b"yes"
 
 

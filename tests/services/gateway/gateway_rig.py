@@ -36,6 +36,7 @@ from finery_kit.db import utc_now
 from finery_kit.keys import key_hash
 from finery_kit.ports import free_port
 from finery_kit.service import Service, running
+from finery_kit.testing import flushed
 
 SECRET = bytes(range(32))
 KEY = "fk-good"
@@ -228,7 +229,7 @@ class Rig:
             await message.respond(reply.model_dump_json().encode())
 
         await self.client.subscribe(rpc_subject(owner, verb), cb=on_request)
-        await self.client.flush()
+        await flushed(self.client)
         return seen
 
 

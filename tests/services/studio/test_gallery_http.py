@@ -95,6 +95,29 @@ async def test_tuning_of_what_is_only_deployed_is_refused_on_both_surfaces_and_l
     assert [fact for fact in await studio.said() if fact.startswith(("model.", "task.created"))] == ["task.created"]
 
 
+@pytest.mark.parametrize(
+    ("model", "strategy", "rule"),
+    [
+        ("Qwen2-7B", "awq-w4a16", "compress_not_offered"),
+        ("Qwen2-72B", "awq-w4a16", "strategy_not_offered"),
+        ("Qwen2-7B", "smoothquant-w8a8", "smoothquant_not_for_awq_only"),
+        ("Llama2-7B", "int3", "strategy_unknown"),
+    ],
+)
+async def test_what_could_never_be_compressed_is_told_by_its_rule(
+    studio: Rig, model: str, strategy: str, rule: str
+) -> None:
+    async with studio.http() as http:
+        refused = await http.post("/api/v1/tasks", json={"kind": "compress", "model": model, "strategy": strategy})
+        fitting = {"kind": "compress", "model": "Llama2-7B", "strategy": "awq-w4a16"}
+        later = await http.post("/api/v1/tasks", json=fitting)
+        unknown = await http.post("/api/v1/tasks", json={**fitting, "model": "nothing"})
+
+    assert error_of(refused) == (400, "not_supported", "model", rule)
+    assert (later.status_code, later.json()["error"]["code"]) == (501, "not_offered_yet")
+    assert (unknown.status_code, unknown.json()["error"]["code"]) == (404, "model_not_found")
+
+
 async def test_an_upstream_event_is_refused_by_the_same_rule(studio: Rig) -> None:
     data = {"kind": "tune", "model": DEPLOYABLE_ONLY, "dataset": (await studio.upload()).id}
     event = {"specversion": "1.0", "id": "1", "source": "mes", "type": "io.finery.task.requested.v1", "data": data}

@@ -103,6 +103,13 @@ class ModelDesk:
         """
         support.check(support.facts_of(view, self.gallery.get(view.gallery or "")), action)
 
+    def check_named(self, tx: Transaction, ref: str, actor: Actor, action: support.Action) -> None:
+        """The same for a name: a model of the project, else what the gallery would make; NotFound: there is neither."""
+        if store.find(tx.session, actor.project, ref) is None and ref in self.gallery:
+            support.check(support.facts_of_entry(self.gallery[ref]), action)
+        else:
+            self.check(store.load(tx.session, actor.project, ref), action)
+
     def size_of(self, view: ModelView) -> int | None:
         """Parameters of the model, or of its gallery entry while it is not there yet; None: nobody knows yet.
 
@@ -119,21 +126,16 @@ class ModelDesk:
 
         A gallery id with recommended weights is made into a model of the project on the way.
         """
-        found = store.find(tx.session, actor.project, ref)
-        if found is None and ref in self.gallery:
-            if to is not None:  # before it says to bring weights that would be of no use
-                support.check(support.facts_of_entry(self.gallery[ref]), to)
-            found = self.create(tx, NewModel(name=ref, gallery=ref), actor)
-        if found is None:
-            store.load(tx.session, actor.project, ref)
-            raise AssertionError("unreachable: load raises")
+        if to is not None:  # before it says to bring weights that would be of no use
+            self.check_named(tx, ref, actor, to)
+        new = store.find(tx.session, actor.project, ref) is None and ref in self.gallery
+        made = self.create(tx, NewModel(name=ref, gallery=ref), actor) if new else None
+        found = made or store.load(tx.session, actor.project, ref)
         if found.state is ModelState.INVALID:
             raise InvalidRequest(
                 f"model {found.name} is not valid: {found.error.message if found.error else 'see its findings'}",
                 code="model_invalid", param="model",
             )  # fmt: skip
-        if to is not None:
-            self.check(found, to)
         needs = (found.tasks[-1],) if found.state in (ModelState.IMPORTING, ModelState.VALIDATING) else ()
         return found, needs
 

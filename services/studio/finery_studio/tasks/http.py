@@ -26,7 +26,7 @@ from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
 from finery_studio.events.streams import Stored
 from finery_studio.labelling.judging import JudgeRequest, Judging
-from finery_studio.models import repairs
+from finery_studio.models import repairs, support
 from finery_studio.models.publication import Publisher
 from finery_studio.models.requests import ImportRequest, MergeRequest, RepairTask, ValidateRequest
 from finery_studio.pools.queue import told
@@ -68,9 +68,13 @@ def make_task(desk: TaskRoutes, tx: Transaction, body: dict[str, Any], actor: Ac
 
     Raises:
         NotOffered: a kind that this version does not offer yet.
+        InvalidRequest: ``not_supported``: the support matrix forbids it, whatever is offered.
         FineryError, pydantic.ValidationError: the body is wrong.
     """
     kind = body.get("kind")
+    if kind == "compress" and isinstance(body.get("model"), str):  # what no version would do is told by its rule
+        to = support.Action("compress", str(body.get("strategy", "")))
+        desk.tuning.models.check_named(tx, body["model"], actor, to)
     if isinstance(kind, str) and kind in NOT_OFFERED:
         raise NotOffered(f"{NOT_OFFERED[kind]} is not offered yet; tune and evaluate are", param="kind")
     makers: dict[str, tuple[type[BaseModel], Callable[[Transaction, Any, Actor], TaskView]]] = {
