@@ -23,9 +23,12 @@ def add_what_is_missing(connection: Connection, metadata: MetaData) -> None:
     Raises:
         Conflict: a new column must have a value, and there is none for the rows of before.
     """
+    there = set(inspect(connection).get_table_names())
     metadata.create_all(connection)
     inspector = inspect(connection)
     for table in metadata.sorted_tables:
+        if table.name not in there:
+            continue
         for column in _missing(inspector, table):
             connection.exec_driver_sql(_add_column(connection, table, column))
             log.info("column_added", extra={"table": table.name, "column": column.name})

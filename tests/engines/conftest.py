@@ -8,6 +8,8 @@ import os
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+if "PYTEST_XDIST_WORKER" in os.environ:  # workers share the cores
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import shutil
 from collections.abc import Callable, Sequence
@@ -24,9 +26,11 @@ MakeJob = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where converted models lie: FINERY_TEST_CACHE, which outlives the session, or the session's own folder."""
-    named = os.environ.get("FINERY_TEST_CACHE")
-    folder = Path(named) if named else tmp_path_factory.getbasetemp() / "models"
+    """Where converted models lie: FINERY_TEST_CACHE, which outlives the session, or the folder of the session, which
+    is that of all its workers."""
+    named, alone = os.environ.get("FINERY_TEST_CACHE"), "PYTEST_XDIST_WORKER" not in os.environ
+    base = tmp_path_factory.getbasetemp()
+    folder = Path(named) if named else (base if alone else base.parent) / "models"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
 
@@ -143,7 +147,10 @@ def _made_once(folder: Path, write: Callable[[Path], None]) -> Path:
         shutil.rmtree(beside, ignore_errors=True)
         beside.mkdir()
         write(beside)
-        beside.rename(folder)
+        try:
+            beside.rename(folder)
+        except OSError:  # another worker was first
+            shutil.rmtree(beside)
     return folder
 
 

@@ -63,4 +63,6 @@ def surface(studio: Studio) -> FastAPI:
         notifications.routes(gate, ask),
         notifications.link_routes(ask),
     )
-    return site(routers, bus_is_there=lambda: studio.service.client.is_connected, pressure=studio.service.pressure)
+    app = site(routers, bus_is_there=lambda: studio.service.client.is_connected, pressure=studio.service.pressure)
+    app.add_middleware(upload_http.MeantMethod)
+    return app

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import httpx
 from fastapi import FastAPI
@@ -15,6 +17,7 @@ from sqlmodel import select
 from finery_contracts.access import Actor, Role
 from finery_contracts.datasets import DatasetView
 from finery_contracts.errors import ErrorBody
+from finery_contracts.gallery import Gallery
 from finery_contracts.ids import new_id
 from finery_contracts.jobs import (
     EngineOutput,
@@ -37,6 +40,7 @@ from finery_studio.datasets import handlers as dataset_handlers
 from finery_studio.datasets import store as dataset_store
 from finery_studio.edge import forward
 from finery_studio.models import store as model_store
+from finery_studio.models.gallery import load_gallery
 from finery_studio.projects import store as project_store
 from finery_studio.removal.sweep import sweep
 from finery_studio.settings import StudioSettings
@@ -159,10 +163,19 @@ def code_of(answer: httpx.Response) -> tuple[int, str]:
     return answer.status_code, answer.json()["error"]["code"]
 
 
+_shipped = cache(load_gallery)
+
+
+def _gallery(operators: Path | None) -> Gallery:
+    """The shipped one is read once for all tests; nobody can change it."""
+    return load_gallery(operators) if operators else _shipped()
+
+
 async def studio_rig(folder: Path, *, clock: Callable[[], datetime] = utc_now, **settings: Any) -> Rig:
     """A studio whose other owners answer that nothing is deployed, unless the rig says so."""
     told = {"home": folder, "installation_secret": "ab" * 32, "operator_key": OPERATOR_KEY, **settings}
-    studio = Studio(StudioSettings(**told), clock=clock)
+    with patch("finery_studio.app.load_gallery", _gallery):
+        studio = Studio(StudioSettings(**told), clock=clock)
     studio.database.open()
     await studio.first_start()
     project = (await studio.database.read(project_store.projects))[0]

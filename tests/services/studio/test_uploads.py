@@ -100,6 +100,23 @@ async def test_bytes_may_come_with_the_first_request(studio: Rig) -> None:
     assert view["sha256"] == hashlib.sha256(b"0123456789").hexdigest()
 
 
+async def test_a_client_that_can_only_post_says_which_method_it_means(studio: Rig) -> None:
+    async with studio.http() as api:
+        made = await api.post(PATH, headers={**TUS, "upload-length": "10"})
+        place = made.headers["location"]
+        sent = await api.post(
+            place, content=b"01234", headers={**BYTES, "upload-offset": "0", "x-http-method-override": "PATCH"}
+        )
+        asked = await api.post(place, headers={**TUS, "x-http-method-override": "HEAD"})
+        plain = await api.post(place, headers={**TUS, "x-http-method-override": "PUT"})
+        ended = await api.post(place, headers={**TUS, "x-http-method-override": "DELETE"})
+        gone = await api.head(place, headers=TUS)
+    assert [sent.status_code, asked.status_code, ended.status_code] == [204, 200, 204]
+    assert (sent.headers["upload-offset"], asked.headers["upload-offset"]) == ("5", "5")
+    assert code_of(plain) == (405, "method_not_allowed")
+    assert gone.status_code in (404, 410)
+
+
 async def test_options_say_what_is_spoken_without_a_key(studio: Rig) -> None:
     async with studio.http("nobody") as api:
         answer = await api.options(PATH)

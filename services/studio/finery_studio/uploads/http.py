@@ -9,7 +9,9 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 from fastapi.routing import APIRoute
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.errors import FineryError, TooLarge
@@ -22,6 +24,7 @@ from finery_studio.uploads import protocol, store
 from finery_studio.uploads.handlers import UploadDesk
 
 MAX_KEYED_BYTES = 2**20
+METHODS = ("PATCH", "HEAD", "DELETE")
 BODY = {"requestBody": {"content": {protocol.BYTES: {"schema": {"type": "string", "format": "binary"}}}}}
 
 
@@ -39,6 +42,20 @@ class TusRoute(APIRoute):
                 return error_answer(fault, **{"Tus-Resumable": protocol.VERSION, "Tus-Version": protocol.VERSION})
 
         return answer
+
+
+class MeantMethod:
+    """A client that can only GET and POST says in X-HTTP-Method-Override which method it means, as tus asks."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """See ASGI."""
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["path"].startswith(f"{store.PATH}/"):
+            meant = Headers(scope=scope).get("x-http-method-override", "POST").upper()
+            scope = {**scope, "method": meant if meant in METHODS else "POST"}
+        await self.app(scope, receive, send)
 
 
 async def small_under_a_key(request: Request) -> None:
