@@ -5,6 +5,8 @@ FINERY := $(VENV)/bin/finery
 ML := .engines/ml/bin/python
 PIP := $(VENV)/bin/python -m pip install -qq --disable-pip-version-check
 STAMP := $(VENV)/.installed
+WORKERS ?= 2
+PYTEST := -m pytest -n $(WORKERS) --dist worksteal
 LOCK := libs/finery_kit/locks/control.txt
 
 .DEFAULT_GOAL := help
@@ -28,13 +30,14 @@ $(STAMP): $(LOCK) pyproject.toml
 demo: setup ## the main job: data to a tuned, evaluated, called model
 	@$(FINERY) demo
 
-test: setup ## all tests, the quick ones first
-	$(VENV)/bin/python -m pytest tests/architecture tests/contracts tests/kit tests/services tests/cli
-	$(VENV)/bin/python -m pytest tests/flows tests/e2e tests/chaos tests/simulation
-	$(ML) -m pytest tests/engines
+test: setup ## all tests, the quick ones first; WORKERS=2 run them
+	$(VENV)/bin/python $(PYTEST) tests/architecture tests/contracts tests/kit tests/services tests/cli
+	$(VENV)/bin/python $(PYTEST) tests/flows tests/e2e
+	$(VENV)/bin/python -m pytest tests/chaos tests/simulation
+	$(ML) $(PYTEST) tests/engines
 
 quick: setup ## the tests that take seconds
-	$(VENV)/bin/python -m pytest tests/architecture tests/contracts tests/kit tests/services tests/cli
+	$(VENV)/bin/python $(PYTEST) tests/architecture tests/contracts tests/kit tests/services tests/cli
 
 lint: setup ## style, types, import rules, schema drift
 	$(VENV)/bin/ruff check .

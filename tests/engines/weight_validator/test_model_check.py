@@ -87,6 +87,21 @@ def with_wrong_index_entry(model: Path) -> None:
     index.write_text(json.dumps(content))
 
 
+def said_twice(name: str, key: str, value: object) -> Damage:
+    def damage(model: Path) -> None:
+        text = (model / name).read_text("utf-8").rstrip()
+        (model / name).write_text(f"{text[:-1]}, {json.dumps(key)}: {json.dumps(value)}}}", encoding="utf-8")
+
+    return damage
+
+
+def with_another_total(model: Path) -> None:
+    index = shard(model)
+    content = json.loads(index.read_text())
+    content["metadata"]["total_size"] = 1
+    index.write_text(json.dumps(content))
+
+
 def without_shard(model: Path) -> None:
     shard(model)
     (model / "model-00002-of-00002.safetensors").unlink()
@@ -106,6 +121,10 @@ DAMAGES: dict[str, tuple[Damage, str]] = {
     "config is a list": (write("config.json", "[]"), "config_unreadable"),
     "config is deep": (write("config.json", '{"a":' + "[" * 100_000), "config_unreadable"),
     "config is binary": (write("config.json", b"\xff\xfe\x00"), "config_unreadable"),
+    "a width said twice": (said_twice("config.json", "hidden_size", 1), "config_unreadable"),
+    "sampling said twice": (
+        write("generation_config.json", '{"do_sample": true, "do_sample": false}'), "generation_config_not_json",
+    ),
     "generation config is text": (write("generation_config.json", "temperature=1"), "generation_config_not_json"),
     "temperature without do_sample": (generation(temperature=0.7), "do_sample_missing"),
     "top_p with do_sample false": (generation(top_p=0.9, do_sample=False), "do_sample_missing"),
@@ -206,6 +225,7 @@ REMARKS: dict[str, tuple[Damage, str]] = {
     "no class named": (config("architectures"), "structure_differs"),
     "another type promised": (config(dtype="float32"), "dtype_differs"),
     "types mixed": (tensors(lambda t: t.update({NORM: t[NORM].float()})), "dtype_mixed"),
+    "a total that is none": (with_another_total, "total_size_differs"),
     "a family of its own": (config(model_type="brand_new"), "structure_not_compared"),
     "a template that refuses system": (
         write(

@@ -126,9 +126,20 @@ def read_json_value(path: Path) -> Any:
     if size > limit:
         raise ValueError(f"it has {size} bytes; at most {limit} are read")
     try:
-        return json.loads(path.read_bytes().decode(), parse_constant=_refuse_constant, parse_float=_finite)
+        said = path.read_bytes().decode()
+        return json.loads(said, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_said_once)
     except RecursionError as fault:
         raise ValueError("it is nested too deep") from fault
+
+
+def _said_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Of a key that comes twice, one library takes the first value and another the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        for key, said in pairs:
+            if value[key] != said:
+                raise ValueError(f"the key {key[:100]!r} stands in it twice with different values")
+    return value
 
 
 def _finite(text: str) -> float:

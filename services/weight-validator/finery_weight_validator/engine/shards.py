@@ -93,10 +93,8 @@ def _twice(weights: Weights) -> list[Finding]:
 
 
 def _index_findings(found: Survey, index: dict[str, object], weights: Weights) -> list[Finding]:
-    findings: list[Finding] = []
+    findings = _metadata_findings(index, weights)
     stated, places = _weight_map(index), {tensor.name: tensor.file for tensor in weights.tensors}
-    if not isinstance(index.get("metadata"), dict):
-        findings.append(_incomplete(f"{INDEX}: metadata", "it lacks metadata, without which transformers stops"))
     for name in sorted({file if isinstance(file, str) else repr(file) for file in stated.values()}):
         if not _PLAIN_NAME.fullmatch(name):
             findings.append(_incomplete(f"{INDEX}: {name}", "it names no plain .safetensors file of this folder"))
@@ -109,6 +107,17 @@ def _index_findings(found: Survey, index: dict[str, object], weights: Weights) -
         if name not in stated:
             findings.append(_incomplete(f"{file}: {name}", "the index does not name this tensor"))
     return findings
+
+
+def _metadata_findings(index: dict[str, object], weights: Weights) -> list[Finding]:
+    said = index.get("metadata")
+    if not isinstance(said, dict):
+        return [_incomplete(f"{INDEX}: metadata", "it lacks metadata, without which transformers stops")]
+    total, there = said.get("total_size"), sum(tensor.end - tensor.begin for tensor in weights.tensors)
+    if total is None or total == there or len(weights.sound) < len(weights.files):
+        return []
+    message = f"it says {str(total)[:40]} bytes, the tensors of the parts have {there}"
+    return [info("total_size_differs", f"{INDEX}: metadata.total_size", message=message, remedy=_REMEDY)]
 
 
 def _weight_map(index: dict[str, object]) -> dict[str, object]:
