@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine
@@ -176,6 +177,8 @@ class Service:
         await forget_loop(self.database, self.settings.retention)
 
     def _spawn(self, loop: Loop) -> None:
+        name = _name_of(loop)
+
         async def keep_running() -> None:
             while True:
                 try:
@@ -184,14 +187,16 @@ class Service:
                 except asyncio.CancelledError:
                     raise
                 except Exception:  # a loop never dies silently: log, breathe, go on
-                    log.exception(
-                        "loop_failed", extra={"service": self.name, "loop": getattr(loop, "__qualname__", repr(loop))}
-                    )
+                    log.exception("loop_failed", extra={"service": self.name, "loop": name})
                     await asyncio.sleep(1)
 
-        self._running.append(
-            asyncio.create_task(keep_running(), name=f"{self.name}:{getattr(loop, '__qualname__', repr(loop))}")
-        )
+        self._running.append(asyncio.create_task(keep_running(), name=f"{self.name}:{name}"))
+
+
+def _name_of(loop: Loop) -> str:
+    """Never its repr: of a bound method that is all that its object holds, such as a whole gallery."""
+    inner = loop.func if isinstance(loop, functools.partial) else loop
+    return getattr(inner, "__qualname__", type(inner).__name__)
 
 
 @contextlib.asynccontextmanager

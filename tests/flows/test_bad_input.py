@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import pytest
 
 from tests.flows.conftest import ended
 from tests.flows.test_main_thread import tune, upload
@@ -37,30 +36,25 @@ async def test_an_unknown_model_is_404_in_calls_and_jobs(api: httpx.AsyncClient)
     assert code_of(await tune(api, file["id"], model="nope")) == (404, "model_not_found")
 
 
-@pytest.mark.parametrize(
-    ("said", "param"),
-    [
-        ({"foo": 1}, "foo"),
-        ({"hyperparameters": {"n_epochs": 51}}, "hyperparameters.n_epochs"),
-        ({"hyperparameters": {"n_epoch": 1}}, "hyperparameters.n_epoch"),
-        ({"x_finery": {"learning_rate": 0.2}}, "x_finery.learning_rate"),
-        ({"x_finery": {"learning_rat": 0.1}}, "x_finery.learning_rat"),
-        ({"suffix": "x" * 65}, "suffix"),
-        ({"method": {"type": "dpo"}}, "method.type"),
-        ({"seed": -1}, "seed"),
-        ({"metadata": {"k": "v" * 513}}, "metadata.k"),
-    ],
-)
-async def test_a_wrong_parameter_is_named_and_no_job_is_left(
-    api: httpx.AsyncClient, said: dict[str, Any], param: str
-) -> None:
+async def test_a_wrong_parameter_is_named_and_no_job_is_left(api: httpx.AsyncClient) -> None:
     file = await upload(api)
+    wrong: dict[str, dict[str, Any]] = {
+        "foo": {"foo": 1},
+        "hyperparameters.n_epochs": {"hyperparameters": {"n_epochs": 51}},
+        "hyperparameters.n_epoch": {"hyperparameters": {"n_epoch": 1}},
+        "x_finery.learning_rate": {"x_finery": {"learning_rate": 0.2}},
+        "x_finery.learning_rat": {"x_finery": {"learning_rat": 0.1}},
+        "suffix": {"suffix": "x" * 65},
+        "method.type": {"method": {"type": "dpo"}},
+        "seed": {"seed": -1},
+        "metadata.k": {"metadata": {"k": "v" * 513}},
+    }
+    for param, said in wrong.items():
+        answer = await tune(api, file["id"], **said)
 
-    answer = await tune(api, file["id"], **said)
-
-    assert answer.status_code == 400
-    named = {detail["param"] for detail in answer.json()["error"]["details"]}
-    assert any(str(name).startswith(param) for name in named)
+        assert answer.status_code == 400, param
+        named = {detail["param"] for detail in answer.json()["error"]["details"]}
+        assert any(str(name).startswith(param) for name in named), (param, named)
     assert (await api.get("/v1/fine_tuning/jobs")).json()["data"] == []
 
 
@@ -119,29 +113,23 @@ async def test_a_folder_without_config_and_weights_or_a_single_file_is_refused_a
     assert (await api.get("/api/v1/models")).json()["data"] == []
 
 
-@pytest.mark.parametrize("name", ["", "1abc", "a b", "x" * 65, "ft:abc", "../x"])
-async def test_a_name_that_is_none_is_refused(api: httpx.AsyncClient, name: str) -> None:
-    answer = await api.post("/api/v1/models", json={"name": name, "source": {"gallery": "smollm2-135m-instruct"}})
-    assert code_of(answer) == (400, "name_invalid")
+async def test_a_name_that_is_none_is_refused(api: httpx.AsyncClient) -> None:
+    for name in ("", "1abc", "a b", "x" * 65, "ft:abc", "../x"):
+        answer = await api.post("/api/v1/models", json={"name": name, "source": {"gallery": "smollm2-135m-instruct"}})
+        assert code_of(answer) == (400, "name_invalid"), name
 
 
-@pytest.mark.parametrize(
-    "url",
-    [
-        "http://10.1.2.3/h",
-        "http://169.254.169.254/latest",
-        "ftp://example.com/x",
-        "http://[::ffff:10.0.0.1]/",
-        "nonsense",
-    ],
-)
-async def test_a_webhook_to_an_address_that_is_not_allowed_is_refused(api: httpx.AsyncClient, url: str) -> None:
+async def test_a_webhook_to_an_address_that_is_not_allowed_is_refused(api: httpx.AsyncClient) -> None:
     await api.post("/api/v1/topics", json={"name": "jobs"})
+    addresses = (
+        "http://10.1.2.3/h", "http://169.254.169.254/latest", "ftp://example.com/x", "http://[::ffff:10.0.0.1]/",
+        "nonsense",
+    )  # fmt: skip
+    for url in addresses:
+        answer = await api.post("/api/v1/subscriptions", json={"topic": "jobs", "url": url})
 
-    answer = await api.post("/api/v1/subscriptions", json={"topic": "jobs", "url": url})
-
-    assert answer.status_code == 400
-    assert answer.json()["error"]["code"].startswith("url_")
+        assert answer.status_code == 400, url
+        assert answer.json()["error"]["code"].startswith("url_"), url
     assert (await api.get("/api/v1/subscriptions")).json()["data"] == []
 
 

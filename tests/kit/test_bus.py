@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -185,3 +186,31 @@ async def test_a_fact_is_applied_once_under_whatever_id_and_one_of_a_newer_peer_
         assert await dead(service) == []
 
     assert applied == [1, 2]
+
+
+class Holds:
+    """All that somebody has; to spell it out takes for ever."""
+
+    def __init__(self) -> None:
+        self.began = asyncio.Event()
+
+    def __repr__(self) -> str:
+        raise AssertionError("spelled out")
+
+    async def work(self, how: str) -> None:
+        self.began.set()
+        raise ValueError(how)
+
+
+async def test_a_loop_is_named_without_spelling_out_what_it_holds(
+    service: Service, caplog: pytest.LogCaptureFixture
+) -> None:
+    held = Holds()
+    service.loops.append(partial(held.work, "now"))
+
+    async with running(service):
+        await held.began.wait()
+        await until(lambda: any(record.message == "loop_failed" for record in caplog.records))
+
+    failed = next(record for record in caplog.records if record.message == "loop_failed")
+    assert failed.__dict__["loop"] == "Holds.work"
