@@ -71,8 +71,10 @@ async def test_a_project_says_and_hears_only_its_own(server: NatsServer) -> None
         await flushed(theirs)
         async with connected(server.url("init")) as init:
             await bus_init(init)
-
-        await theirs.jetstream().publish("finery.in.prj_1.jobs", b"allowed")
+            await theirs.publish("finery.in.prj_1.jobs", b"allowed")
+            async with asyncio.timeout(5):  # the stream acknowledges to nobody
+                while not (await init.jetstream().stream_info("INBOUND")).state.messages:
+                    await asyncio.sleep(0.01)
         kept = await ours.jetstream().get_msg("INBOUND", 1, direct=True)
         assert (kept.subject, kept.data) == ("finery.in.prj_1.jobs", b"allowed")
         await ours.publish("finery.evt.prj_1.task.t.succeeded", b"fact")
