@@ -8,6 +8,7 @@ acknowledges, once, here. It refuses to declare streams or consumers: ``bus_init
 # pyright: reportUnknownMemberType=false
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 
 import nats.errors
 from faststream import AckPolicy
+from faststream.exceptions import IncorrectState
 from faststream.nats import JStream, NatsBroker, NatsMessage, PullSub
 from nats.aio.client import Client
 from opentelemetry.trace import SpanKind
@@ -102,11 +104,21 @@ def make_broker(url: str, service: str) -> NatsBroker:
 
     async def on_error(fault: Exception) -> None:
         log.warning("bus_error", extra={"service": service, "error": repr(fault)})
+        with contextlib.suppress(IncorrectState):  # it was never connected yet
+            _let_go(broker.connection)
 
-    return NatsBroker(
+    broker = NatsBroker(
         url, name=service, max_reconnect_attempts=-1, reconnect_time_wait=1, connect_timeout=5,
         error_cb=on_error, logger=None, graceful_timeout=10, inbox_prefix=inbox_prefix(url, service),
     )  # fmt: skip
+    return broker
+
+
+def _let_go(client: Client) -> None:
+    """nats-py keeps the socket of a connection that failed in its first words, and opens the next one beside it."""
+    transport = client._transport  # pyright: ignore[reportPrivateUsage]
+    if client.is_connecting and transport is not None:
+        transport.close()
 
 
 def listen_to_facts(

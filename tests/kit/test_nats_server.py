@@ -224,6 +224,26 @@ async def test_a_project_comes_back_after_a_crash_of_the_server(server: NatsServ
     await client.close()
 
 
+async def test_a_connection_that_fails_in_its_first_words_is_let_go(server: NatsServer) -> None:
+    let_go = asyncio.Event()
+
+    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b'INFO {"server_id": "x", "version": "2.11.0", "max_payload": 1048576}\r\n')
+        await reader.readline()
+        writer.write_eof()  # a broker that goes down just then
+        await reader.read()
+        let_go.set()
+        writer.close()
+
+    broker = make_broker(server.url("studio"), "studio")
+    await broker.start()
+    server._process.kill()  # type: ignore[union-attr]
+    await server.wait()
+    async with await asyncio.start_server(break_off, "127.0.0.1", server.port), asyncio.timeout(10):
+        await let_go.wait()
+    await broker.connection.close()
+
+
 async def test_the_configuration_for_containers_lets_in_the_same(tmp_path: Path) -> None:
     (tmp_path / "nats.conf").write_text(shared_config().replace('"/data"', '"store"'))
     told = dict(line.split("=", 1) for line in secrets_for(SECRET.hex()).splitlines())
