@@ -39,16 +39,18 @@ KEPT_FOR = timedelta(minutes=30)
 """A record that was handed out and not judged goes to somebody else after so long."""
 
 
-def ready(session: Session, project: str, ref: str) -> DatasetView:
-    """A dataset that can be labelled.
+def ready(session: Session, project: str, ref: str, *, param: str = "dataset") -> DatasetView:
+    """A dataset that can be labelled; ``param``: where it was named.
 
     Raises:
         NotFound, Conflict: there is none, or it is not ready.
     """
-    view = dataset_store.load(session, project, ref)
+    view = dataset_store.load(session, project, ref, param=param)
     refuse_withdrawn(view)
     if view.state is not DatasetState.READY or view.content is None:
-        raise Conflict(f"dataset {view.name} is {view.state}; wait until it is ready", code="dataset_not_ready")
+        raise Conflict(
+            f"dataset {view.name} is {view.state}; wait until it is ready", code="dataset_not_ready", param=param
+        )
     return view
 
 
@@ -61,7 +63,7 @@ def create(tx: Transaction, asked: LabellingRequest, actor: Actor, *, total: int
     """
     check_name(asked.name)
     source = ready(tx.session, actor.project, asked.dataset)
-    other = ready(tx.session, actor.project, asked.against) if asked.against else None
+    other = ready(tx.session, actor.project, asked.against, param="against") if asked.against else None
     records = min(total, asked.sample or total)
     if records == 0 or records > MAX_RECORDS:
         raise InvalidRequest(

@@ -58,7 +58,9 @@ class LabellingRoutes:
 
         def find(session: Session) -> tuple[str | None, str | None]:
             mine = handlers.ready(session, wish.actor.project, asked.dataset)
-            other = handlers.ready(session, wish.actor.project, asked.against) if asked.against else None
+            other = (
+                handlers.ready(session, wish.actor.project, asked.against, param="against") if asked.against else None
+            )
             return mine.content, other.content if other else None
 
         content = self._content(*await self.database.read(find))
