@@ -54,6 +54,25 @@ def ready(session: Session, project: str, ref: str, *, param: str = "dataset") -
     return view
 
 
+def sources_of(session: Session, view: LabellingView) -> list[DatasetView]:
+    """The datasets whose records a labelling shows.
+
+    Raises:
+        Conflict: code ``dataset_deleted``: one of them is gone.
+        InvalidRequest: code ``dataset_withdrawn``.
+    """
+    found = [dataset_store.view_of(session, one) for one in (view.dataset, view.against) if one]
+    for source in found:
+        refuse_withdrawn(source)
+        if source.state is DatasetState.DELETED:
+            raise Conflict(
+                f"dataset {source.name} of labelling {view.name} was deleted; what was said of it can be read, but its "
+                "records cannot be shown or exported",
+                code="dataset_deleted", param="dataset",
+            )  # fmt: skip
+    return found
+
+
 def create(tx: Transaction, asked: LabellingRequest, actor: Actor, *, total: int) -> LabellingView:
     """A labelling of a dataset with ``total`` records, each of which was looked at.
 
@@ -86,6 +105,7 @@ def create(tx: Transaction, asked: LabellingRequest, actor: Actor, *, total: int
 def hand_out(tx: Transaction, ref: str, actor: Actor) -> JudgementRow | None:
     """The next record for this labeller: the one they have, one that needs another verdict, a fresh one; else None."""
     row, view = _open(tx, ref, actor)
+    sources_of(tx.session, view)
     mine = store.assigned_to(tx, row.id, actor.user)
     if mine is not None:
         return mine
@@ -96,6 +116,7 @@ def hand_out(tx: Transaction, ref: str, actor: Actor) -> JudgementRow | None:
 def assign(tx: Transaction, ref: str, asked: AssignmentRequest, actor: Actor) -> list[int]:
     """Keep the next records for somebody; which ones. Fewer when the queue is shorter."""
     row, view = _open(tx, ref, None, project=actor.project)
+    sources_of(tx.session, view)
     _check_labeller(view, asked.user)
     kept = _keep(tx, row, view, asked.user, count=asked.records, until=timedelta(hours=asked.hours))
     return [one.record for one in kept]
