@@ -171,7 +171,7 @@ class Agreement(Record):
 class LabelExport(Request):
     """Make a dataset of what was said. A record counts when its majority is large enough; ties are left out."""
 
-    name: str
+    name: str = Field(min_length=1, max_length=255, description="of the dataset")
     minimum: int = Field(default=1, ge=1, le=9, description="verdicts that a record needs")
     majority: float = Field(default=0.5, ge=0.5, le=1, description="share of its verdicts that must exceed this, or 1")
     judges: bool = Field(default=True, description="count what models said, too")

@@ -280,7 +280,9 @@ def body_of_faults(faults: Iterable[Mapping[str, Any]], *, skip: tuple[str, ...]
     details = [
         {
             "param": ".".join(str(part) for part in fault["loc"] if part not in skip) or None,
-            "message": "there is no such parameter" if fault["type"] == "extra_forbidden" else fault["msg"],
+            "message": "there is no such parameter"
+            if fault["type"] == "extra_forbidden"
+            else fault["msg"].removeprefix("Value error, "),
             "code": fault["type"],
         }
         for fault in faults

@@ -151,6 +151,18 @@ def test_statistics_count_roles_lengths_and_labels(tmp_path: Path) -> None:
     assert stats["turns"] == 6
 
 
+@pytest.mark.parametrize(
+    ("said", "language"),
+    [
+        ("do it now", "en"), ("A dog ate a bone", "en"), ("Can I come in?", "en"), ("o que é isso, por favor?", "pt"),
+        ("Was ist das für ein Tier?", "de"), ("¿qué es esto y por qué?", "es"),
+    ],
+)  # fmt: skip
+def test_the_chart_of_languages_knows_short_questions(tmp_path: Path, said: str, language: str) -> None:
+    done = ingest(tmp_path, lines(record(message(content=said), message("assistant", "42"))))
+    assert json.loads((done.folder / "out" / "stats.json").read_text())["languages"] == {language: 1.0}
+
+
 def test_real_word_problems_come_through_whole(tmp_path: Path) -> None:
     problems = word_problems()
     records = [

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from canonical_builders import batch_of, chat, removed, text, why
+from canonical_builders import batch_of, chat, pair, removed, text, turn, why
 
 from finery_contracts.cleansing import Contamination
 from finery_dataset_ingest.engine.steps.contamination import build_index, contamination_judge
@@ -61,3 +61,48 @@ def test_the_record_that_is_most_alike_is_named() -> None:
     first, second = QUESTION, f"{QUESTION} And how far in five hours, if nothing slows it down on the way to the sea?"
     detail = why(judge(text(second), text(first)), text(f"Task: {first} Think!")).detail
     assert detail == "100% of the pieces of school-tests, line 2"
+
+
+SYSTEM = (
+    "You sort the messages of our customers. Reply with one of these words and with nothing else: refund, delivery, "
+    "complaint, praise, other."
+)
+
+
+def sorted_by(system: str, question: str, answer: str) -> dict[str, Any]:
+    return {"messages": [turn("system", system), turn("user", question), turn("assistant", answer)]}
+
+
+def test_what_the_system_says_neither_hides_a_question_nor_makes_all_records_alike() -> None:
+    known = judge(sorted_by(SYSTEM, "Where is my parcel?", "delivery"), sorted_by(SYSTEM, "I want it back.", "refund"))
+    records = [
+        sorted_by(SYSTEM, "The shoes are too small", "complaint"), sorted_by(SYSTEM, "Where is my parcel?", "other"),
+        sorted_by("Be kind.", "Where is my parcel?", "No idea."), chat("where is my PARCEL", "Here."),
+    ]  # fmt: skip
+    assert removed(known, *records) == dict.fromkeys((1, 2, 3), "contaminated_prompt")
+
+
+def test_a_question_is_found_in_any_turn_of_a_conversation() -> None:
+    asked, small = "What is the capital of France?", [turn("user", "Good morning!"), turn("assistant", "Hello.")]
+    both = [turn("user", asked), turn("assistant", "Paris.")]
+    records = [{"messages": [*small, *both]}, {"messages": [*both, *small]}, {"messages": small}, pair(asked, "a", "b")]
+    assert removed(judge(chat(asked, "Paris")), *records) == dict.fromkeys((0, 1, 3), "contaminated_prompt")
+
+
+def test_a_question_inside_another_prompt_is_found_however_long_its_answer_was() -> None:
+    known = judge(chat(QUESTION, f"It gets as far as this: {OWN} {OWN.replace('bees', 'cows')}"))
+    record = chat(f"Solve this. {QUESTION} Think!", "270")
+    assert why(known, record).detail == "100% of the pieces of the prompt of school-tests, line 1"
+    assert removed(known, chat(OWN, "270")) == {}
+
+
+def test_a_form_that_many_evaluation_records_share_is_no_sign_of_any_of_them() -> None:
+    form = "Say whether the following sentence of a customer is praise or a complaint and nothing else. Sentence:"
+    things = ["trains", "boats", "nuts", "shoes", "hats", "coats", "books", "pens", "desks", "chairs", "cups", "forks"]
+    said = "they were late, wet and much too small for me"
+    known = judge(*(chat(f"{form} The {thing} came on day {n} and {said}") for n, thing in enumerate(things)))
+    assert removed(known, chat(f"{form} I like it"), chat(f"{form} The shoes came on day 3 and {said}!!")) == {
+        1: "contaminated_prompt"
+    }
+    few = judge(*(chat(f"{form} {thing} are late") for thing in things))
+    assert removed(few, chat(f"{form} lamps are late"), chat(f"{form} hats are late.")) == {1: "contaminated_prompt"}

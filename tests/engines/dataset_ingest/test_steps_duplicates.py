@@ -58,6 +58,12 @@ def near(**said: object) -> NearDuplicates:
         (chat("a", label=True), chat("a", label=False), False),
         (pair("q", "good", "bad"), pair("q", "bad", "good"), False),
         (text("the same"), text("The same"), True),
+        (chat("a", tools="[1]"), chat("A", tools="[1]"), True),
+        (chat("a", tools="[1]"), chat("a", tools="[2]"), False),
+        (chat("a", tools="[1]"), chat("a"), False),
+        (chat("a", "b"), {"messages": [turn("user", "a"), turn("assistant", "b", weight=0)]}, False),
+        (chat("a", "b"), {"messages": [turn("user", "a"), turn("assistant", "b", weight=1)]}, True),
+        (chat("a", "b"), {"messages": [turn("user", "a", name="ann"), turn("assistant", "b")]}, False),
     ],
 )  # fmt: skip
 def test_two_records_are_the_same_when_they_say_the_same(tmp_path: Path, one: dict, other: dict, same: bool) -> None:

@@ -53,6 +53,8 @@ def test_lengths_are_inclusive_and_of_the_part_that_is_named() -> None:
     assert removed(length(of="answer", max=3), talk) == {}
     assert removed(length(of="answer", max=2), talk) == {0: "too_long"}
     assert removed(length(of="prompt", min=30), talk) == {0: "too_short"}
+    five_and_five = chat("hello", "world")
+    assert removed(length(min=10, max=10), five_and_five, chat("hello", "you")) == {1: "too_short"}
 
 
 def test_turns_words_and_chinese_words_are_counted() -> None:
@@ -89,6 +91,16 @@ def test_other_languages_go_and_what_has_none_stays_unless_it_is_to_go() -> None
         1: "other_language", 2: "language_unknown", 3: "other_language",
     }  # fmt: skip
     assert why(language("zh"), records[3]).detail.startswith("de, confidence ")
+
+
+CALL = '[{"id": "call_1", "function": {"name": "get_weather", "arguments": "{\\"city\\": \\"Paris, France\\"}"}}]'
+
+
+def test_what_a_tool_is_called_with_is_neither_language_nor_symbols_of_a_record() -> None:
+    turns = [turn("user", "巴黎今天的天气怎么样？"), turn("assistant", "", tool_calls=CALL), turn("assistant", "晴。")]
+    assert removed(language("zh", unknown="drop"), {"messages": turns}) == {}
+    marks = {"messages": [turn("user", "ab"), turn("assistant", "", tool_calls='"[[[[{{{{]]]]}}}}"')]}
+    assert removed(quality(), marks) == {}
 
 
 @pytest.mark.parametrize(
@@ -140,6 +152,13 @@ def test_lines_that_every_page_carries_are_cut_out_or_their_record_goes() -> Non
     assert quality(boilerplate="ignore")(batch_of(page)).batch.column("text")[0].as_py() == page["text"]
     told = quality(boilerplate_lines=["The  MEETING is on Monday, and everybody who works here is invited to it."])
     assert removed(told, text(CHAIN_LETTER)) == {0: "boilerplate"}
+
+
+def test_a_record_goes_whose_answer_was_nothing_but_such_lines() -> None:
+    left = quality()(batch_of(chat("How do I get there?", "Click here."), chat("How?", "By bus.\nBack to top")))
+    assert {row: why.reason for row, why in left.removed.items()} == {0: "boilerplate"}
+    assert list(left.changed) == [1]
+    assert removed(quality(), pair("Where is it?", "Over there.", "Read more")) == {0: "boilerplate"}
 
 
 def test_a_sentence_that_only_speaks_of_cookies_stays() -> None:

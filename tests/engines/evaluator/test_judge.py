@@ -92,6 +92,8 @@ def test_answers_that_are_alike_are_a_tie_and_the_batch_changes_nothing(
         assert main([str(folder)]) == 0
         said = verdicts_of(folder)
         assert [said[record]["verdict"] for record in (10, 12)] == ["tie", "tie"]
+        told = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
+        assert [line["eta_s"] >= 0 for line in told if line.get("eta_s") is not None] == [True] * (6 // batch_size)
         shares.append([said[record]["share"] for record in (10, 11, 12)])
     assert shares[0] == pytest.approx(shares[1], abs=1e-2)
 

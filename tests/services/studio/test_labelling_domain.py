@@ -120,3 +120,11 @@ def test_agreement_names_each_labellers_part() -> None:
     assert (shares["mia"].judgements, shares["mia"].with_majority) == (2, 1.0)  # on record 0 the others are split
     assert (shares["eva"].judgements, shares["eva"].skipped, shares["eva"].with_majority) == (1, 2, 0.0)
     assert shares["judge"].judge
+
+
+def test_of_written_answers_no_agreement_is_told() -> None:
+    said = [Said(0, name, False, Verdict.WRITTEN) for name in ("mia", "tom")]
+    found = agreement(said, {}, records=1, per_record=2)
+    assert (found.judged, found.complete, found.overlapping) == (1, 1, 1)
+    assert (found.observed, found.alpha) == (None, None)
+    assert [(share.judgements, share.with_majority) for share in found.labellers] == [(1, None), (1, None)]

@@ -208,6 +208,26 @@ async def test_a_dataset_stays_while_it_is_labelled(studio: Rig) -> None:
         await http.post(f"{PATH}/review/close")
         gone = await http.delete(f"/api/v1/datasets/{made['dataset']}", params={"confirm": "DELETE"})
         assert gone.status_code == 200
+        late = await http.post(f"{PATH}/review/export", json={"name": "late"})
+        assert (late.status_code, late.json()["error"]["code"]) == (409, "dataset_deleted")
+        assert (await http.get(f"{PATH}/review/agreement")).status_code == 200
+
+
+async def test_records_of_a_withdrawn_dataset_are_handed_to_nobody(studio: Rig) -> None:
+    made = await labelling(studio)
+    async with studio.http() as http:
+        assert await take(http) is not None
+        await http.post(f"/api/v1/datasets/{made['dataset']}/withdraw", json={"reason": "no consent"})
+        wish = {"kind": "judge", "labelling": "review", "model": GALLERY_MODEL}
+        refused = [
+            await http.post(f"{PATH}/review/next"),
+            await http.post(f"{PATH}/review/assignments", json={"user": "mia"}),
+            await http.post(f"{PATH}/review/export", json={"name": "late"}),
+            await http.post("/api/v1/tasks", json=wish),
+        ]
+        assert {answer.json()["error"]["code"] for answer in refused} == {"dataset_withdrawn"}
+        unnamed = (await http.post(f"{PATH}/review/export", json={"name": ""})).json()["error"]
+        assert (unnamed["code"], unnamed["param"]) == ("invalid_request", "name")
 
 
 async def test_written_answers_become_a_dataset_of_messages(studio: Rig) -> None:

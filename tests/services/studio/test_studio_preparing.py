@@ -138,7 +138,10 @@ async def test_faults_of_a_chain_are_told_all_at_once_by_their_places(studio: Ri
     twice = (await submit(studio, datasets=[source.id, source.name], steps=[])).json()["error"]
     assert twice["code"] == "dataset_twice"
     absent = await submit(studio, datasets=[source.id], steps=[{"step": "contamination", "against": ["nowhere"]}])
-    assert (absent.status_code, absent.json()["error"]["code"]) == (404, "file_not_found")
+    error = absent.json()["error"]
+    assert (absent.status_code, error["code"], error["param"]) == (404, "file_not_found", "steps.against")
+    unsaid = (await submit(studio, datasets=[source.id], steps=[{"step": "length"}])).json()["error"]
+    assert unsaid["message"] == "the request is not valid: steps.0.length: give min, max or both"
 
 
 async def test_an_evaluation_set_is_waited_for_and_stands_in_the_lineage(studio: Rig) -> None:

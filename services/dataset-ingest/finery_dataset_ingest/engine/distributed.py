@@ -168,7 +168,7 @@ class KeyRows:
         batch = batch_of(table)
         places = batch.column(PLACE).to_numpy()
         if isinstance(self.step, ExactDuplicates):
-            keys = keys_of(batch, self.step.of, normalise=self.step.normalise)
+            keys = keys_of(batch, self.step.of, normalise=self.step.normalise, terms=True)
         else:
             shingler = Shingler(self.step.ngram, self.step.unit)
             bands = bands_of(shingles_of(batch, self.step, shingler), self.step)

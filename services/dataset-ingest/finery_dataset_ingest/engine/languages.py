@@ -23,7 +23,8 @@ _SCRIPTS = (
 _LETTER = re.compile(r"[^\W\d_]")
 _LATIN = re.compile(r"[A-Za-z\u00c0-\u024f]+")
 _SMALL_WORDS = {
-    "en": "the of and to in is that it for was on are with as at be this have from what how you",
+    "en": "the of and to in is that it for was on are with as at be this have from what how you a an i my me do does "
+    "did not can will would could should we they he she his her your when where which who why please if or but by",
     "de": "der die das und ist nicht ein eine zu den mit von für auf dem sich wie ich auch was",
     "fr": "le la les et est des une un pour dans que qui pas sur avec vous au ce du je",
     "es": "el la los las y es de que en un una por con para no se del al como más",

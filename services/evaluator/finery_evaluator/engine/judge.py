@@ -203,7 +203,7 @@ def _scores(
     by_length, found, started = (
         sorted(asks, key=lambda ask: -len(ask.ids)),
         dict[tuple[int, bool], float](),
-        time.time(),
+        time.monotonic(),
     )
     for at in range(0, len(by_length), spec.batch_size):
         if work.stop_requested.is_set():

@@ -20,7 +20,7 @@ def for_use(
     Raises:
         NotFound, InvalidRequest: there is none, or it cannot be used.
     """
-    view = store.load(tx.session, actor.project, ref)
+    view = store.load(tx.session, actor.project, ref, param=param)
     refuse_withdrawn(view)
     if view.task is None:
         raise InvalidRequest(

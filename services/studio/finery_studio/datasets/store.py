@@ -35,8 +35,8 @@ class DatasetRow(StudioTable, table=True):
     view: str = Field(sa_type=Text)
 
 
-def load(session: Session, project: str, ref: str) -> DatasetView:
-    """By id, or by name (the newest of that name).
+def load(session: Session, project: str, ref: str, *, param: str | None = None) -> DatasetView:
+    """By id, or by name (the newest of that name); ``param``: where it was named.
 
     Raises:
         NotFound: this project has none.
@@ -47,7 +47,10 @@ def load(session: Session, project: str, ref: str) -> DatasetView:
         query = query.where(DatasetRow.state != DatasetState.DELETED).order_by(col(DatasetRow.id).desc())
         row = session.exec(query).first()
     if row is None or row.project != project or row.state == DatasetState.DELETED:
-        raise NotFound(f"there is no dataset or file {ref} in this project", code="file_not_found")
+        raise NotFound(
+            f"there is no dataset or file {ref[:255]} in this project; list the datasets to see their names",
+            code="file_not_found", param=param,
+        )  # fmt: skip
     return DatasetView.model_validate_json(row.view)
 
 

@@ -89,16 +89,17 @@ def decided(verdicts: Sequence[Verdict], *, minimum: int, majority: float) -> Ve
 
 
 def agreement(said: Sequence[Said], skipped: Mapping[str, int], *, records: int, per_record: int) -> Agreement:
-    """How far they agree. ``skipped``: how many records each labeller skipped."""
+    """How far they agree; of written answers nothing is said. ``skipped``: how many records each labeller skipped."""
     by_record: dict[int, list[Said]] = {}
     for one in said:
         by_record.setdefault(one.record, []).append(one)
     people = [sum(not one.judge for one in some) for some in by_record.values()]
     overlapping = [[one.verdict for one in some] for some in by_record.values() if len(some) > 1]
-    pairs = [first is second for verdicts in overlapping for first, second in itertools.combinations(verdicts, 2)]
+    votes = [verdicts for verdicts in overlapping if Verdict.WRITTEN not in verdicts]
+    pairs = [first is second for verdicts in votes for first, second in itertools.combinations(verdicts, 2)]
     return Agreement(
         records=records, judged=len(by_record), complete=sum(count >= per_record for count in people),
-        overlapping=len(overlapping), observed=sum(pairs) / len(pairs) if pairs else None, alpha=alpha(overlapping),
+        overlapping=len(overlapping), observed=sum(pairs) / len(pairs) if pairs else None, alpha=alpha(votes),
         verdicts=dict(sorted(Counter(str(one.verdict) for one in said).items())),
         labellers=_shares(by_record, skipped),
     )  # fmt: skip
@@ -129,7 +130,7 @@ def _shares(by_record: Mapping[int, Sequence[Said]], skipped: Mapping[str, int])
             judgements[one.labeller] += 1
             others = [other.verdict for other in some if other.labeller != one.labeller]
             common = decided(others, minimum=1, majority=0.5)
-            if common is not None:
+            if common is not None and common is not Verdict.WRITTEN:
                 asked[one.labeller] += 1
                 agreed[one.labeller] += common is one.verdict
     return [

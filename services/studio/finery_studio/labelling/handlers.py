@@ -39,17 +39,38 @@ KEPT_FOR = timedelta(minutes=30)
 """A record that was handed out and not judged goes to somebody else after so long."""
 
 
-def ready(session: Session, project: str, ref: str) -> DatasetView:
-    """A dataset that can be labelled.
+def ready(session: Session, project: str, ref: str, *, param: str = "dataset") -> DatasetView:
+    """A dataset that can be labelled; ``param``: where it was named.
 
     Raises:
         NotFound, Conflict: there is none, or it is not ready.
     """
-    view = dataset_store.load(session, project, ref)
+    view = dataset_store.load(session, project, ref, param=param)
     refuse_withdrawn(view)
     if view.state is not DatasetState.READY or view.content is None:
-        raise Conflict(f"dataset {view.name} is {view.state}; wait until it is ready", code="dataset_not_ready")
+        raise Conflict(
+            f"dataset {view.name} is {view.state}; wait until it is ready", code="dataset_not_ready", param=param
+        )
     return view
+
+
+def sources_of(session: Session, view: LabellingView) -> list[DatasetView]:
+    """The datasets whose records a labelling shows.
+
+    Raises:
+        Conflict: code ``dataset_deleted``: one of them is gone.
+        InvalidRequest: code ``dataset_withdrawn``.
+    """
+    found = [dataset_store.view_of(session, one) for one in (view.dataset, view.against) if one]
+    for source in found:
+        refuse_withdrawn(source)
+        if source.state is DatasetState.DELETED:
+            raise Conflict(
+                f"dataset {source.name} of labelling {view.name} was deleted; what was said of it can be read, but its "
+                "records cannot be shown or exported",
+                code="dataset_deleted", param="dataset",
+            )  # fmt: skip
+    return found
 
 
 def create(tx: Transaction, asked: LabellingRequest, actor: Actor, *, total: int) -> LabellingView:
@@ -61,7 +82,7 @@ def create(tx: Transaction, asked: LabellingRequest, actor: Actor, *, total: int
     """
     check_name(asked.name)
     source = ready(tx.session, actor.project, asked.dataset)
-    other = ready(tx.session, actor.project, asked.against) if asked.against else None
+    other = ready(tx.session, actor.project, asked.against, param="against") if asked.against else None
     records = min(total, asked.sample or total)
     if records == 0 or records > MAX_RECORDS:
         raise InvalidRequest(
@@ -84,6 +105,7 @@ def create(tx: Transaction, asked: LabellingRequest, actor: Actor, *, total: int
 def hand_out(tx: Transaction, ref: str, actor: Actor) -> JudgementRow | None:
     """The next record for this labeller: the one they have, one that needs another verdict, a fresh one; else None."""
     row, view = _open(tx, ref, actor)
+    sources_of(tx.session, view)
     mine = store.assigned_to(tx, row.id, actor.user)
     if mine is not None:
         return mine
@@ -94,6 +116,7 @@ def hand_out(tx: Transaction, ref: str, actor: Actor) -> JudgementRow | None:
 def assign(tx: Transaction, ref: str, asked: AssignmentRequest, actor: Actor) -> list[int]:
     """Keep the next records for somebody; which ones. Fewer when the queue is shorter."""
     row, view = _open(tx, ref, None, project=actor.project)
+    sources_of(tx.session, view)
     _check_labeller(view, asked.user)
     kept = _keep(tx, row, view, asked.user, count=asked.records, until=timedelta(hours=asked.hours))
     return [one.record for one in kept]

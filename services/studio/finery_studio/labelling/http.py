@@ -29,8 +29,6 @@ from finery_kit.db import Database, Transaction
 from finery_kit.storage import Storage
 from finery_studio.datasets import handlers as dataset_handlers
 from finery_studio.datasets import inputs
-from finery_studio.datasets import store as dataset_store
-from finery_studio.datasets.withdrawal import refuse_withdrawn
 from finery_studio.edge.answers import page
 from finery_studio.edge.auth import Gate
 from finery_studio.edge.wishes import Wish
@@ -58,7 +56,9 @@ class LabellingRoutes:
 
         def find(session: Session) -> tuple[str | None, str | None]:
             mine = handlers.ready(session, wish.actor.project, asked.dataset)
-            other = handlers.ready(session, wish.actor.project, asked.against) if asked.against else None
+            other = (
+                handlers.ready(session, wish.actor.project, asked.against, param="against") if asked.against else None
+            )
             return mine.content, other.content if other else None
 
         content = self._content(*await self.database.read(find))
@@ -94,10 +94,8 @@ class LabellingRoutes:
         def find(session: Session) -> tuple[store.LabellingRow, list[store.Judgement], list[SourceUsed]]:
             row = store.row_of(session, actor.project, ref)
             view = store.view_of(row)
-            views = [dataset_store.view_of(session, found) for found in (view.dataset, view.against) if found]
-            for source in views:
-                refuse_withdrawn(source)
-            return row, store.judgements(session, row.id), [inputs.used(source) for source in views]
+            used = [inputs.used(source) for source in handlers.sources_of(session, view)]
+            return row, store.judgements(session, row.id), used
 
         row, said, used = await self.database.read(find)
         view = store.view_of(row)

@@ -14,7 +14,7 @@ from finery_contracts.labelling import LabellingState, LabelMode, Verdict
 from finery_contracts.options import TaskOptions
 from finery_contracts.tasks import TaskState, TaskView
 from finery_kit.db import Transaction
-from finery_studio.labelling import domain, store
+from finery_studio.labelling import domain, handlers, store
 from finery_studio.labelling.store import JudgementRow
 from finery_studio.models import store as model_store
 from finery_studio.models.handlers import ModelDesk
@@ -57,6 +57,7 @@ class Judging:
                 f"labelling {view.name} asks for written answers; a judge compares or likes", code="not_supported",
                 param="labelling",
             )  # fmt: skip
+        handlers.sources_of(tx.session, view)
         model, needs = self.models.for_use(tx, asked.model, actor)
         had = {one.record for one in store.judgements(tx.session, row.id) if one.labeller == _name(model.id)}
         order = (

@@ -55,7 +55,7 @@ def _throughput(asked: EstimateAsked, gallery: Gallery) -> tuple[float, float]:
     if known is None:
         names = ", ".join(name for name, entry in gallery.entries.items() if asked.method in entry.throughput)
         raise InvalidRequest(
-            f"no throughput is known of {asked.model or 'no model'} ({asked.method}); give throughput in tokens a "
+            f"no throughput is known of {asked.model or 'this model'} ({asked.method}); give throughput in tokens a "
             f"second and card, or one of {names}", param="model",
         )  # fmt: skip
     return known

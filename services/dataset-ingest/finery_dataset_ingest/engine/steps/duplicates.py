@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,16 +17,18 @@ from finery_dataset_ingest.engine.tables import View
 EXAMPLES = 100
 _JOINT = "\0"
 """Between messages: where one ends and the next begins is part of what is said."""
+_TURNS = ("messages", "chosen", "rejected")
 _LABELS = ("label", "reward")
 
 
-def keys_of(batch: pa.RecordBatch, part: Part, *, normalise: bool) -> np.ndarray:
-    """A 128-bit fingerprint of each record, two uint64; who spoke, and what a record is labelled, is part of it."""
+def keys_of(batch: pa.RecordBatch, part: Part, *, normalise: bool, terms: bool = False) -> np.ndarray:
+    """A 128-bit fingerprint of each record, two uint64; who spoke, and what a record is labelled, is part of it.
+    ``terms``: so are the tools it may use, speakers' names and answers that are not trained on."""
     texts = texts_of(batch, part, joint=_JOINT)
     if normalise:
         texts = [_JOINT.join(map(normalised, text.split(_JOINT))) for text in texts]
     if part == "record":
-        texts = [f"{shape}\0{text}" for shape, text in zip(_shapes(batch), texts, strict=True)]
+        texts = [f"{shape}\0{text}" for shape, text in zip(_shapes(batch, terms=terms), texts, strict=True)]
     return fingerprints(texts)
 
 
@@ -42,7 +45,7 @@ def firsts(keys: np.ndarray) -> np.ndarray:
 
 def choose_distinct(view: View, step: ExactDuplicates) -> Chosen:
     """Keep the first of each; the examples name it."""
-    found = [keys_of(batch, step.of, normalise=step.normalise) for batch in view.batches()]
+    found = [keys_of(batch, step.of, normalise=step.normalise, terms=True) for batch in view.batches()]
     return distinct_of(view, firsts(np.concatenate(found) if found else np.empty((0, 2), np.uint64)))
 
 
@@ -66,13 +69,17 @@ def places_of(view: Chooseable, positions: np.ndarray) -> list[str]:
     return [f"{row['source']}{', ' + row['file'] if row['file'] else ''}, line {row['line']}" for row in rows]
 
 
-def _shapes(batch: pa.RecordBatch) -> list[str]:
-    labels = zip(*(batch.column(name).to_pylist() for name in _LABELS), strict=True)
-    roles = zip(
-        *(
-            ["/".join(turn["role"] for turn in turns or ()) for turns in batch.column(name).to_pylist()]
-            for name in ("messages", "chosen", "rejected")
-        ),
-        strict=True,
-    )
-    return [f"{role}{label}" for role, label in zip(roles, labels, strict=True)]
+def _shapes(batch: pa.RecordBatch, *, terms: bool) -> list[str]:
+    rows = zip(*(batch.column(name).to_pylist() for name in (*_TURNS, *_LABELS, "tools")), strict=True)
+    shapes = list[str]()
+    for *turns, label, reward, tools in rows:
+        roles = tuple("/".join(_shape(turn, terms=terms) for turn in side or ()) for side in turns)
+        shapes.append(f"{roles}{(label, reward)}{tools or '' if terms else ''}")
+    return shapes
+
+
+def _shape(turn: dict[str, Any], *, terms: bool) -> str:
+    if not terms:
+        return turn["role"]
+    called = f"({turn['name']})" if turn["name"] is not None else ""
+    return f"{turn['role']}{called}{'!' * (turn['weight'] == 0)}{'+' * bool(turn['tool_calls'])}"

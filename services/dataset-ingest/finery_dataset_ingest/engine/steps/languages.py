@@ -33,7 +33,7 @@ def language_judge(step: Languages) -> Judge:
 
     def judge(batch: pa.RecordBatch) -> Judged:
         removed, unknown = dict[int, Why](), 0
-        for row, text in enumerate(texts_of(batch, step.of)):
+        for row, text in enumerate(texts_of(batch, step.of, calls=False)):
             language, confidence = language_of(text)
             if language is None or confidence < step.min_confidence:
                 unknown += 1

@@ -23,8 +23,9 @@ def length_judge(step: Length, count_tokens: CountTokens | None) -> Judge:
             return count_tokens(batch, step.of)
         if step.unit == "turns":
             return turns_of(batch)
-        texts = texts_of(batch, step.of)
-        return [len(WORDS.findall(text)) if step.unit == "words" else len(text) for text in texts]
+        if step.unit == "words":
+            return [len(WORDS.findall(text)) for text in texts_of(batch, step.of)]
+        return [len(text) for text in texts_of(batch, step.of, joint="")]  # what lies between messages nobody said
 
     def judge(batch: pa.RecordBatch) -> Judged:
         removed = dict[int, Why]()

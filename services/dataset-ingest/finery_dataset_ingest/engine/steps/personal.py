@@ -55,6 +55,12 @@ _IPV6 = re.compile(
 _CHINESE_MOBILE = re.compile(r"(?<![0-9A-Za-z])(?:(?:\+|00)?86[ -]?)?1[3-9]\d[ -]?\d{4}[ -]?\d{4}(?![0-9])")
 _ABROAD = re.compile(r"(?<![\d+])00[1-9][\d ().-]{6,20}\d(?!\d)")
 _PHONE_LIKE = re.compile(r"[+(]?\d[\d ().\-\u2010-\u2013/]{5,40}\d(?:[ ]?(?:ext|x|转)[ .]?\d{1,6})?")
+_SAID_PHONE = re.compile(
+    r"(?:电话|電話|座机|座機|手机|手機|热线|熱線|传真|傳真|联系方式|\b(?:tel|telephone|phone|mobile|cell|fax)\b)"
+    r"[^0-9\n+]{0,12}(\d{7,12})(?![0-9A-Za-z]|[.,]\d)",
+    re.IGNORECASE,
+)
+"""What is called a telephone number is one though nothing parts it, if some region has such numbers."""
 _HALVES = re.compile("[\ud800-\udfff]")
 _PARTED = re.compile(r"[ ().\-\u2010-\u2013/+]")
 
@@ -147,6 +153,9 @@ def _accounts(text: str) -> Iterator[Span]:
 def _phones(text: str, step: Personal) -> Iterator[Span]:
     for match in _CHINESE_MOBILE.finditer(text):
         yield Span(match.start(), match.end(), "phone")
+    for match in _SAID_PHONE.finditer(text):
+        if any(_is_phone(match[1], region) for region in step.regions):
+            yield Span(match.start(1), match.end(1), "phone")
     for match in _ABROAD.finditer(text):
         if _is_phone(f"+{match[0][2:]}"):
             yield Span(match.start(), match.end(), "phone")
@@ -165,9 +174,9 @@ def _matched(text: str, offset: int, region: str | None, leniency: int) -> Itera
             yield Span(offset + found.start, offset + found.end, "phone")
 
 
-def _is_phone(text: str) -> bool:
+def _is_phone(text: str, region: str | None = None) -> bool:
     try:
-        return is_valid_number(parse_phone(text))
+        return is_valid_number(parse_phone(text, region))
     except NumberParseException:
         return False
 

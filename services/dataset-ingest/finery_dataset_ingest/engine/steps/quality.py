@@ -43,9 +43,17 @@ def quality_judge(step: Quality) -> Judge:
         return text if len(kept) == text.count("\n") + 1 else "\n".join(kept).strip()
 
     def judge(batch: pa.RecordBatch) -> Judged:
-        before = texts_of(batch)
-        new = with_texts(batch, lambda text, _: cleaned(text))
-        texts = texts_of(new)
+        before = texts_of(batch, calls=False)
+        emptied = set[int]()
+
+        def clean(text: str, row: int) -> str:
+            left = cleaned(text)
+            if text.strip() and not left:
+                emptied.add(row)
+            return left
+
+        new = with_texts(batch, clean)
+        texts = texts_of(new, calls=False)
         removed, changed = dict[int, Why](), dict[int, Why]()
         repeated = _repeated_pieces(texts, shingler)
         for row, (old, text) in enumerate(zip(before, texts, strict=True)):
@@ -53,7 +61,7 @@ def quality_judge(step: Quality) -> Judge:
             if text != old:
                 lines = [line.strip() for line in old.split("\n") if _is_boilerplate(line, own)]
                 particulars = Why("boilerplate", "; ".join(lines)[:200])
-                if step.boilerplate == "drop" or not text.strip():
+                if step.boilerplate == "drop" or row in emptied:
                     why = why or particulars
                 else:
                     changed[row] = particulars

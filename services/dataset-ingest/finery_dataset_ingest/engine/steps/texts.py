@@ -21,11 +21,11 @@ WORDS = re.compile(f"[{_HAN}\u3040-\u30ff\uac00-\ud7af]|[^\\W_{_HAN}\u3040-\u30f
 """A word of letters and digits; each Chinese, Japanese or Korean character is one by itself."""
 
 
-def texts_of(batch: pa.RecordBatch, part: Part = "record", *, joint: str = "\n") -> list[str]:
+def texts_of(batch: pa.RecordBatch, part: Part = "record", *, joint: str = "\n", calls: bool = True) -> list[str]:
     """One text a record, its messages joined. ``prompt`` is what stands before the last answer, ``answer`` the last
-    answer (of a preference the chosen one, of plain text all of it)."""
+    answer (of a preference the chosen one, of plain text all of it). ``calls``: with its tool calls."""
     if part == "record":
-        return _whole(batch, joint)
+        return _whole(batch, joint, calls=calls)
     pairs = [tuple(map(joint.join, _sides(*row))) for row in zip(*_columns(batch), strict=True)]
     return [pair[part == "answer"] for pair in pairs]
 
@@ -35,6 +35,20 @@ def normalised(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
+
+
+def without_system(batch: pa.RecordBatch) -> pa.RecordBatch:
+    """The same records without the system's messages."""
+    column = batch.column("messages")
+    turns, rows = column.flatten(), pc.list_parent_indices(column).to_numpy()
+    said = pc.not_equal(pc.struct_field(turns, "role"), "system")
+    if not len(turns) or pc.all(said).as_py():
+        return batch
+    lengths = np.bincount(rows[said.to_numpy(zero_copy_only=False)], minlength=batch.num_rows)
+    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
+    place = batch.schema.get_field_index("messages")
+    kept = pa.ListArray.from_arrays(pa.array(offsets), turns.filter(said), type=column.type)
+    return batch.set_column(place, batch.schema.field(place), kept)
 
 
 def turns_of(batch: pa.RecordBatch, role: str | None = None) -> list[int]:
@@ -59,13 +73,13 @@ def with_texts(
     return pa.record_batch([arrays[name] for name in batch.schema.names], schema=batch.schema)
 
 
-def _whole(batch: pa.RecordBatch, joint: str) -> list[str]:
+def _whole(batch: pa.RecordBatch, joint: str, *, calls: bool) -> list[str]:
     parts = [[] if text is None else [text] for text in batch.column("text").to_pylist()]
     for name in _LISTS:
         column = batch.column(name)
         contents = pc.struct_field(column.flatten(), "content").to_pylist()
-        calls = pc.struct_field(column.flatten(), "tool_calls")
-        said = calls.to_pylist() if calls.null_count < len(calls) else [None] * len(contents)
+        called = pc.struct_field(column.flatten(), "tool_calls")
+        said = called.to_pylist() if calls and called.null_count < len(called) else [None] * len(contents)
         for row, content, call in zip(pc.list_parent_indices(column).to_pylist(), contents, said, strict=True):
             parts[row] += [content] if call is None else [content, call]
     for row, answer in enumerate(batch.column("answer").to_pylist()):
