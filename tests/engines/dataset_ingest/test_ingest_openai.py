@@ -196,6 +196,8 @@ BROKEN_ARRAYS: dict[str, str] = {
     "breaks off behind an element": "[" + json.dumps(record()),
     "lacks a comma": "[" + json.dumps(record()) + " " + json.dumps(record()) + "]",
     "goes on behind its end": "[" + json.dumps(record()) + "] 5",
+    "breaks off where its last element is damaged": json.dumps([record()] * 2).replace("Hi", '"Hi', 1)[:-2],
+    "ends with an element whose text is not closed": json.dumps([record()])[:-1] + ', {"messages": [{"role": "user]}]',
     "holds a bad word": "[" + json.dumps(record()) + ", oops]",
     "ends with a comma": "[" + json.dumps(record()) + ",]",
     "is too deep": "[" + json.dumps(record()) + "," + "[" * 100_000,

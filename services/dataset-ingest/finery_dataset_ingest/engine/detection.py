@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -132,11 +133,15 @@ def _json(name: str, as_text: Callable[[], BinaryIO], layout: Callable[[BinaryIO
 def _layout_of(text: bytes) -> Callable[[BinaryIO], Values]:
     """An array, a record a line, or records that take several lines each, as pretty-printing leaves them."""
     if text[:1] == b"[":
-        return read_array
+        return partial(read_array, is_record=_has_a_shape)
     first, *others = (line.strip() for line in text.split(b"\n", 8))
     if _breaks_off(first) and any(others) and not _is_object(next(line for line in others if line)):
-        return read_stream
+        return partial(read_stream, is_record=_has_a_shape)
     return read_lines_of_json
+
+
+def _has_a_shape(record: dict[str, Any]) -> bool:
+    return shape_of([record]) is not None
 
 
 def _breaks_off(line: bytes) -> bool:
