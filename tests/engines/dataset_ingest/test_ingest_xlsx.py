@@ -129,6 +129,14 @@ def test_a_second_sheet_with_cells_is_not_passed_over_in_silence(tmp_path: Path)
     assert done.result.error.code == "sheets_many"
 
 
+def test_the_sheet_that_holds_cells_may_be_any(tmp_path: Path) -> None:
+    empty = sheet(header=())
+
+    done = ingest(tmp_path, workbook(empty, sheet(GOOD_ROW), empty), filename="people.xlsx")
+
+    assert contents(done) == [["Why?", "So."]]
+
+
 def test_prefixes_and_a_macro_beside_the_sheet_change_nothing(tmp_path: Path) -> None:
     plain = sheet(GOOD_ROW)
     prefixed = (

@@ -37,6 +37,8 @@ _HEAD_BYTES = 2**20
 _FIRST_RECORDS = 20
 _STRUCTURED = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx", ".xls", ".parquet"})
 _WRAPPINGS = frozenset({".gz", ".zst", ".zip"})
+_MARKUP = (b"<!doctype html", b"<html", b"<?xml")
+_NO_TEXT = "it holds NUL bytes, so it is no text; UTF-16 needs a byte order mark"
 _BINARY: Mapping[bytes, str] = {
     b"%PDF": "a PDF file",
     b"SQLite format 3": "an SQLite file",
@@ -104,6 +106,8 @@ def _textual(file: DataFile, stated: str) -> Format:
             head = stream.read(_HEAD_BYTES)
     except FileUnreadable as broken:
         raise _unknown(file.name, broken.fault.reason) from broken
+    if b"\0" in head[:4]:
+        raise _unknown(file.name, _NO_TEXT)
     text = head.removeprefix(BOM).lstrip()
     if not text:
         raise DataInvalid(f"{file.name} is empty; add records to it.", code="dataset_empty", param=file.name)
@@ -115,12 +119,16 @@ def _textual(file: DataFile, stated: str) -> Format:
     if _is_table(text) or stated == "csv":
         return Format("csv", DataKind.MESSAGES, lambda: read_csv(as_text))
     if b"\0" in head:
-        raise _unknown(file.name, "it holds NUL bytes, so it is no text; UTF-16 needs a byte order mark")
+        raise _unknown(file.name, _NO_TEXT)
+    if stated == "auto" and text[:14].lower().startswith(_MARKUP):
+        raise _unknown(
+            file.name, "it is a web page or other markup, which is taken only where the format text is stated"
+        )
     if may_be_prose:
         return Format("text", DataKind.TEXT, lambda: _with(as_text, read_text))
     if stated != "auto":
         raise _mismatch(file.name, stated, "its first bytes are not JSON")
-    raise _unknown(file.name, "its first line is neither JSON nor a header with the columns of a table")
+    raise _unknown(file.name, _first_line(text))
 
 
 def _json(name: str, as_text: Callable[[], BinaryIO], layout: Callable[[BinaryIO], Values], stated: str) -> Format:
@@ -204,6 +212,15 @@ def _is_table(text: bytes) -> bool:
     """A first line that names at least one of the columns; which ones are wrong is for the reader to say."""
     header = header_of(text.split(b"\n", 1)[0].decode("utf-8", errors="replace"))
     return header is not None and bool(set(header) & set(COLUMNS))
+
+
+def _first_line(text: bytes) -> str:
+    """Why it is neither; a table whose columns are divided by another sign hears that."""
+    line = text.split(b"\n", 1)[0].decode("utf-8", errors="replace").strip()
+    for sign, called in ((";", "semicolons"), ("\t", "tabs")):
+        if sign in line and {part.strip(' "') for part in line.split(sign)} & set(COLUMNS):
+            return f"its columns are divided by {called}, not by commas"
+    return f"its first line ({line[:60]!r}) is neither JSON nor a header with the columns of a table"
 
 
 def _is_named_otherwise(name: str) -> bool:

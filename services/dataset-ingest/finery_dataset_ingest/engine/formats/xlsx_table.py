@@ -86,7 +86,8 @@ def _row(number: int, cells: dict[int, Cell], order: list[int], *, is_merged: bo
     conversation = _id(found[0])
     human, assistant = (_shown(cell) for cell in found[1:])
     fault = _fault_of_cells(found, list(cells.values()), place, is_merged=is_merged)
-    fault = fault or fault_of_row(conversation, human=human, assistant=assistant, place=place)
+    named = found[0].text if found[0] is not None else ""
+    fault = fault or fault_of_row(conversation, named=named, human=human, assistant=assistant, place=place)
     return Row(number, 0, conversation, human, assistant, fault)
 
 
