@@ -139,3 +139,13 @@ def test_a_first_line_that_is_no_header_is_shown(tmp_path: Path, line: str, reas
 
     assert done.result.error is not None
     assert (done.result.error.code, reason in done.result.error.message) == ("format_unknown", True)
+
+
+def test_a_cell_without_end_ends_the_file_and_its_rest_is_not_read_as_rows(tmp_path: Path) -> None:
+    cell = "x" * 100 + "\n"
+    content = 'conversation_id,human,assistant\n1,a,b\n2,"' + cell * (2**24 // 100) + "3,c,d\n" * 9
+
+    done = ingest(tmp_path, content, bad_records="skip", bad_ceiling=1.0)
+
+    assert [(fault["code"], fault["row"]) for fault in done.faults] == [("record_too_long", 3)]
+    assert done.status == 2

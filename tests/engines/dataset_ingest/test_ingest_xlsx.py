@@ -79,6 +79,11 @@ BAD: dict[str, tuple[str, str, str | None]] = {
     "an id in words": (row(text("one"), text("a"), text("b")), "conversation_id_invalid", "conversation_id"),
     "a huge id": (row(number("1e300"), text("a"), text("b")), "conversation_id_invalid", "conversation_id"),
     "an infinite id": (row(number("inf"), text("a"), text("b")), "conversation_id_invalid", "conversation_id"),
+    "an id as Python writes one": (
+        row(number("1_0"), text("a"), text("b")),
+        "conversation_id_invalid",
+        "conversation_id",
+    ),
     "no id": (row("<c/>", text("a"), text("b")), "conversation_id_invalid", "conversation_id"),
     "no question": (row(number("2"), "<c/>", text("b")), "content_empty", "human"),
     "a blank answer": (row(number("2"), text("a"), text(" \n")), "content_empty", "assistant"),

@@ -272,7 +272,8 @@ def _invalid(place: Place, fault: ValueError, *, at: int = 0) -> Fault:
     if isinstance(fault, json.JSONDecodeError):
         reason = f"it is not JSON: {fault.msg.removesuffix(' at')} at character {fault.pos - at + 1}"
     else:
-        reason = f"it is not JSON: {fault}"
+        said = "a number has thousands of digits" if "integer string" in str(fault) else str(fault)
+        reason = f"it is not JSON: {said}"
     return Fault(place, code="invalid_json", reason=reason, remedy="write the record with a JSON library")
 
 

@@ -77,6 +77,8 @@ def _records(file: BinaryIO) -> Iterator[tuple[list[str], list[int], Place, Faul
         except csv.Error as broken:
             if "end of data" in str(broken):
                 raise FileUnreadable(_open_quote(place)) from broken
+            if "field limit" in str(broken):
+                raise FileUnreadable(_endless_cell(place)) from broken
             cells, fault = [], _not_csv(place, broken)
         text.faults.clear()
         if cells or fault:
@@ -112,6 +114,12 @@ def _at_row(fault: Fault, place: Place) -> Fault:
 def _not_csv(place: Place, fault: csv.Error) -> Fault:
     remedy = "quote cells that hold commas, quotes or line breaks, and double the quotes inside"
     return Fault(place, code="invalid_csv", reason=f"the row is not CSV: {fault}", remedy=remedy)
+
+
+def _endless_cell(place: Place) -> Fault:
+    """Where it ends is not known, so what comes behind could be read as rows that it never was."""
+    reason = f"a quote is opened here, and {MAX_RECORD} characters later it is not closed"
+    return Fault(place, code="record_too_long", reason=reason, remedy="close the quote, or split the cell")
 
 
 def _open_quote(place: Place) -> Fault:
