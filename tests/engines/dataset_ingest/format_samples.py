@@ -175,6 +175,18 @@ BAD: dict[str, tuple[str, Any, str, str]] = {
     ),
     "moss with a surplus key": ("moss", moss(TURN | {"Mood": "good"}), "unknown_key", "chat.turn_1.Mood"),
     "moss that counts wrongly": ("moss", moss(TURN, num_turns=2), "num_turns_wrong", "num_turns"),
+    "alpaca with a number as input": (
+        "alpaca",
+        {"instruction": "Add", "input": 0, "output": "0"},
+        "content_wrong_type",
+        "input",
+    ),
+    "alpaca with a truth value as input": (
+        "alpaca",
+        {"instruction": "Not", "input": False, "output": "true"},
+        "content_wrong_type",
+        "input",
+    ),
     "preference of one answer twice, in OpenAI's form": (
         "preference",
         {"input": {"messages": [WHY]}, "preferred_output": [SO], "non_preferred_output": [SO]},

@@ -38,11 +38,13 @@ FILES: dict[str, tuple[str, bytes]] = {
     "text as file": ("x.txt", b"Once upon a time\n\nthere was a file\n"),
     "openai as parquet": ("x.parquet", parquet(*ROWS)),
 }
+SKIPPED = b"\x50\x2a\x4d\x18\x04\x00\x00\x00size"
 CONTAINERS = {
     "as it is": lambda name, content: (name, content),
     ".gz": lambda name, content: (f"{name}.gz", gzip.compress(content)),
     ".gz of two parts": lambda name, content: (f"{name}.gz", gzip.compress(content[:9]) + gzip.compress(content[9:])),
     ".zst": lambda name, content: (f"{name}.zst", zstandard.compress(content)),
+    ".zst behind a frame to be skipped": lambda name, content: (name, SKIPPED + zstandard.compress(content)),
     ".zip": lambda name, content: ("all.zip", zipped({f"data/{name}": content})),
     "no name": lambda name, content: ("upload", content),
 }
@@ -160,6 +162,46 @@ def test_everyday_chinese_of_any_length_is_certain() -> None:
     for count, word in itertools.product((1, 3, 40), words):
         raw = (word * count).encode("gb18030")
         assert encoding_of(lambda raw=raw: io.BytesIO(raw)) == "gb18030"
+
+
+def test_emojis_and_rare_characters_do_not_hide_chinese_and_a_mark_says_gb18030_of_anything(tmp_path: Path) -> None:
+    for place, (words, mark) in enumerate([("你好😀", ""), ("𠮷野家好！", ""), ("😀", "\ufeff"), ("龘", "\ufeff")]):
+        said = lines(record(message(content=words), message("assistant", "ok")))
+
+        done = ingest(tmp_path / str(place), (mark + said).encode("gb18030"))
+
+        assert [row["messages"][0]["content"] for row in done.rows] == [words]
+
+
+def test_hidden_files_of_an_archive_are_left_out(tmp_path: Path) -> None:
+    entries = {".gitignore": b"*.log", "a/.cache/x.jsonl": b"{", "../x.jsonl": lines(record()).encode(), "..x": b"y"}
+
+    done = ingest(tmp_path, zipped(entries), filename="x.zip")
+
+    assert len(done.rows) == 1
+
+
+NO_DATA = {
+    "a Word document": (zipped({"[Content_Types].xml": b"<Types/>", "word/document.xml": b"<w/>"}), "office document"),
+    "a book": (zipped({"mimetype": b"application/epub+zip", "a.xhtml": b"<html/>"}), "a book"),
+    "a web page": (b"<!DOCTYPE html>\n<html><body>Log in</body></html>", "web page"),
+    "UTF-16 without a mark": (lines(CHINESE).encode("utf-16-le"), "byte order mark"),
+}
+
+
+@pytest.mark.parametrize(("content", "reason"), NO_DATA.values(), ids=NO_DATA.keys())
+def test_what_is_no_data_is_not_taken_for_text(tmp_path: Path, content: bytes, reason: str) -> None:
+    done = ingest(tmp_path, content, filename="upload")
+
+    assert done.result.error is not None
+    assert done.result.error.code == "format_unknown"
+    assert reason in done.result.error.message
+
+
+def test_markup_is_a_text_where_that_is_stated(tmp_path: Path) -> None:
+    done = ingest(tmp_path, "<html>x</html>", filename="x.html", format="text")
+
+    assert [row["text"] for row in done.rows] == ["<html>x</html>"]
 
 
 def test_lines_take_the_fast_way_or_the_careful_one_and_come_out_the_same(tmp_path: Path) -> None:

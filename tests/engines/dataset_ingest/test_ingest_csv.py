@@ -103,3 +103,49 @@ def test_wrong_columns_are_named(tmp_path: Path, header: str, reason: str) -> No
     assert done.status == 2
     assert reason in done.faults[0]["reason"]
     assert done.faults[0]["row"] == 1
+
+
+def test_empty_lines_before_the_header_are_rows_without_cells(tmp_path: Path) -> None:
+    done = ingest(tmp_path, "\n\n" + "conversation_id,human,assistant\n1,a,b\n", filename="p.csv")
+
+    assert contents(done) == [["a", "b"]]
+
+
+IDS = {
+    "1.5": "is '1.5', not a positive",
+    "0": "is '0', not a positive",
+    "": "is empty",
+    "9" * 30: "has 30 digits, more",
+}
+
+
+@pytest.mark.parametrize(("one", "reason"), IDS.items())
+def test_an_id_that_is_none_is_shown(tmp_path: Path, one: str, reason: str) -> None:
+    done = ingest(tmp_path, f"conversation_id,human,assistant\n{one},a,b\n")
+
+    assert reason in done.faults[0]["reason"]
+
+
+FIRST_LINES = {
+    "conversation_id;human;assistant": "divided by semicolons",
+    "conversation_id\thuman\tassistant": "divided by tabs",
+    "Conversation,Question,Answer": "'Conversation,Question,Answer'",
+}
+
+
+@pytest.mark.parametrize(("line", "reason"), FIRST_LINES.items())
+def test_a_first_line_that_is_no_header_is_shown(tmp_path: Path, line: str, reason: str) -> None:
+    done = ingest(tmp_path, f"{line}\n1,a,b\n", filename="p.csv")
+
+    assert done.result.error is not None
+    assert (done.result.error.code, reason in done.result.error.message) == ("format_unknown", True)
+
+
+def test_a_cell_without_end_ends_the_file_and_its_rest_is_not_read_as_rows(tmp_path: Path) -> None:
+    cell = "x" * 100 + "\n"
+    content = 'conversation_id,human,assistant\n1,a,b\n2,"' + cell * (2**24 // 100) + "3,c,d\n" * 9
+
+    done = ingest(tmp_path, content, bad_records="skip", bad_ceiling=1.0)
+
+    assert [(fault["code"], fault["row"]) for fault in done.faults] == [("record_too_long", 3)]
+    assert done.status == 2

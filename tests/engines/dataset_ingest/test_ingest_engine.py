@@ -71,6 +71,15 @@ def test_skip_accepts_bad_records_up_to_its_ceiling(tmp_path: Path, ceiling: flo
         assert "25.0% of 4" in done.result.error.message
 
 
+def test_where_no_record_is_good_the_first_fault_is_the_reason(tmp_path: Path) -> None:
+    done = ingest(tmp_path, lines({"messages": 1}, {"messages": 2}), bad_records="skip", bad_ceiling=1.0)
+
+    assert done.result.error is not None
+    assert done.result.error.code == "invalid_training_file"
+    assert done.result.error.message.startswith("line 1: messages is a number")
+    assert len(done.result.error.details) == 2
+
+
 def test_only_the_first_thousand_faults_travel_and_the_report_holds_all(tmp_path: Path) -> None:
     done = ingest(tmp_path, lines(*[{"text": n} for n in range(1_200)]))
 

@@ -129,6 +129,12 @@ def test_damaged_text_is_named_by_line(tmp_path: Path, content: bytes, code: str
     assert len(done.faults) == 1
 
 
+def test_a_number_of_thousands_of_digits_is_told_without_pythons_own_words(tmp_path: Path) -> None:
+    done = ingest(tmp_path, '{"messages": ' + "9" * 5_000 + "}\n")
+
+    assert done.faults[0]["reason"] == "it is not JSON: a number has thousands of digits"
+
+
 def test_broken_json_says_the_column(tmp_path: Path) -> None:
     done = ingest(tmp_path, '{"messages": oops}\n')
 
@@ -196,6 +202,8 @@ BROKEN_ARRAYS: dict[str, str] = {
     "breaks off behind an element": "[" + json.dumps(record()),
     "lacks a comma": "[" + json.dumps(record()) + " " + json.dumps(record()) + "]",
     "goes on behind its end": "[" + json.dumps(record()) + "] 5",
+    "breaks off where its last element is damaged": json.dumps([record()] * 2).replace("Hi", '"Hi', 1)[:-2],
+    "ends with an element whose text is not closed": json.dumps([record()])[:-1] + ', {"messages": [{"role": "user]}]',
     "holds a bad word": "[" + json.dumps(record()) + ", oops]",
     "ends with a comma": "[" + json.dumps(record()) + ",]",
     "is too deep": "[" + json.dumps(record()) + "," + "[" * 100_000,

@@ -79,6 +79,11 @@ BAD: dict[str, tuple[str, str, str | None]] = {
     "an id in words": (row(text("one"), text("a"), text("b")), "conversation_id_invalid", "conversation_id"),
     "a huge id": (row(number("1e300"), text("a"), text("b")), "conversation_id_invalid", "conversation_id"),
     "an infinite id": (row(number("inf"), text("a"), text("b")), "conversation_id_invalid", "conversation_id"),
+    "an id as Python writes one": (
+        row(number("1_0"), text("a"), text("b")),
+        "conversation_id_invalid",
+        "conversation_id",
+    ),
     "no id": (row("<c/>", text("a"), text("b")), "conversation_id_invalid", "conversation_id"),
     "no question": (row(number("2"), "<c/>", text("b")), "content_empty", "human"),
     "a blank answer": (row(number("2"), text("a"), text(" \n")), "content_empty", "assistant"),
@@ -127,6 +132,14 @@ def test_a_second_sheet_with_cells_is_not_passed_over_in_silence(tmp_path: Path)
 
     assert done.result.error is not None
     assert done.result.error.code == "sheets_many"
+
+
+def test_the_sheet_that_holds_cells_may_be_any(tmp_path: Path) -> None:
+    empty = sheet(header=())
+
+    done = ingest(tmp_path, workbook(empty, sheet(GOOD_ROW), empty), filename="people.xlsx")
+
+    assert contents(done) == [["Why?", "So."]]
 
 
 def test_prefixes_and_a_macro_beside_the_sheet_change_nothing(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from finery_contracts.jobs import IngestOutput, IngestSpec, TaskKind
 from finery_contracts.sources import FetchedBytes
 from finery_contracts.work import Claim
 from finery_kit.delivery import OutboxRow
+from finery_studio.connections.origins import SELECT
 from finery_studio.tasks import store as task_store
 
 SECRET = "s3cr3t-of-the-lake"  # what must be found nowhere
@@ -295,6 +296,24 @@ async def test_a_query_that_is_no_select_and_a_source_that_is_none_are_refused(s
         neither = await api.post("/api/v1/tasks", json={"kind": "ingest"})
     assert {answer.status_code for answer in (*answers, both, neither)} <= {400, 404}
     assert await studio.claim() is None
+
+
+@pytest.mark.parametrize(
+    ("query", "reads"),
+    [
+        ("-- all of it\nselect 1", True),
+        ("/* all; delete */ (SELECT 1) union (select 2)", True),
+        ("values (1)", True),
+        ("/* select */ delete from t", False),
+        ("-- select 1", False),
+        ("selected", False),
+        ("/**/" * 5_000 + "x", False),
+        ("/*" * 10_000, False),
+    ],
+    ids=lambda said: str(said)[:20],
+)
+def test_comments_and_brackets_may_stand_before_a_query(query: str, reads: bool) -> None:
+    assert bool(SELECT.match(query)) is reads
 
 
 async def test_an_upstream_event_names_a_source_and_a_missing_grant_is_its_answer(studio: Rig) -> None:

@@ -33,9 +33,12 @@ MAX_DIRECTORY_BYTES = 8 * 2**20
 MAX_SPOOLED_BYTES = 2 * 2**30
 """Spreadsheets and Parquet files are read from their ends, so those inside an archive go to a nameless file first."""
 ZIP, GZIP, ZSTD, PARQUET = b"PK\x03\x04", b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"PAR1"
+_SKIPPABLE = b"\x2a\x4d\x18"
 _EMPTY_ZIP = b"PK\x05\x06"
 _OTHER_ARCHIVES = (b"7z\xbc\xaf\x27\x1c", b"Rar!", b"BZh", b"\xfd7zXZ\x00", b"\x04\x22\x4d\x18")
-_JUNK = ("__MACOSX/", ".DS_Store", "Thumbs.db", "desktop.ini")
+_JUNK = ("__MACOSX/", "Thumbs.db", "desktop.ini")
+_DOCUMENT = ("[Content_Types].xml", "mimetype")
+"""Entries that make a ZIP an office document or a book; those of them that are workbooks were told apart before."""
 _ENCRYPTED = 0x1
 _SMALL_BYTES = 2**20
 """So small a file is inflated once to the end before anybody looks at its records: a bomb then costs no parsing."""
@@ -103,7 +106,7 @@ def files_of(path: Path, name: str, *, max_bytes: int, gauge: Gauge) -> list[Dat
         head = file.read(8)
     if head.startswith(GZIP):
         return [_inflated(opened, name, gunzipped, max_bytes)]
-    if head.startswith(ZSTD):
+    if _is_zstd(head):
         return [_inflated(opened, name, unzstd, max_bytes)]
     if head.startswith((ZIP, _EMPTY_ZIP)) and not _is_workbook(path, name):
         return _members(path, name, max_bytes=max_bytes, gauge=gauge)
@@ -112,9 +115,14 @@ def files_of(path: Path, name: str, *, max_bytes: int, gauge: Gauge) -> list[Dat
 
 def is_archive(head: bytes) -> str | None:
     """The kind of archive that a file's first bytes belong to."""
-    if head.startswith((GZIP, ZSTD, ZIP, _EMPTY_ZIP, *_OTHER_ARCHIVES)) or head[257:262] == b"ustar":
+    if _is_zstd(head) or head.startswith((GZIP, ZIP, _EMPTY_ZIP, *_OTHER_ARCHIVES)) or head[257:262] == b"ustar":
         return "an archive"
     return None
+
+
+def _is_zstd(head: bytes) -> bool:
+    """A frame of Zstandard, or one to be skipped, which parallel compressors write first (RFC 8878, section 3.1.2)."""
+    return head.startswith(ZSTD) or (head[1:4] == _SKIPPABLE and 0x50 <= head[0] <= 0x5F)
 
 
 def holds_workbook(file: BinaryIO, name: str) -> bool:
@@ -188,6 +196,9 @@ def _members(path: Path, name: str, *, max_bytes: int, gauge: Gauge) -> list[Dat
         archive = directory_of(file, name)
         entries = [entry for entry in archive.infolist() if not entry.is_dir() and not _is_junk(entry.filename)]
         total = sum(entry.file_size for entry in entries)
+    if any(entry.filename in _DOCUMENT for entry in entries):
+        reason = f"{name} is an office document or a book; save its table as .xlsx or .csv, or its text as .txt."
+        raise DataInvalid(reason, code="format_unknown", param=name)
     if total > max_bytes:
         raise TooLarge(f"{name} inflates to {total} bytes, the limit is {max_bytes}; split it.", code="file_too_large")
     check_ratio(total, sum(entry.compress_size for entry in entries), name=name)
@@ -240,6 +251,7 @@ def _is_workbook(path: Path, name: str) -> bool:
 
 
 def _is_junk(name: str) -> bool:
-    return (
-        name.startswith(_JUNK[0]) or PurePosixPath(name).name in _JUNK[1:] or PurePosixPath(name).name.startswith("._")
-    )
+    """What a system leaves in archives, and hidden files, which folders of files leave out as well."""
+    path = PurePosixPath(name)
+    hidden = any(part.startswith(".") and part.strip(".") for part in path.parts)
+    return name.startswith(_JUNK[0]) or path.name in _JUNK[1:] or hidden

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import PurePosixPath
 from typing import Any, BinaryIO
@@ -36,6 +37,8 @@ _HEAD_BYTES = 2**20
 _FIRST_RECORDS = 20
 _STRUCTURED = frozenset({".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".xlsx", ".xls", ".parquet"})
 _WRAPPINGS = frozenset({".gz", ".zst", ".zip"})
+_MARKUP = (b"<!doctype html", b"<html", b"<?xml")
+_NO_TEXT = "it holds NUL bytes, so it is no text; UTF-16 needs a byte order mark"
 _BINARY: Mapping[bytes, str] = {
     b"%PDF": "a PDF file",
     b"SQLite format 3": "an SQLite file",
@@ -103,6 +106,8 @@ def _textual(file: DataFile, stated: str) -> Format:
             head = stream.read(_HEAD_BYTES)
     except FileUnreadable as broken:
         raise _unknown(file.name, broken.fault.reason) from broken
+    if b"\0" in head[:4]:
+        raise _unknown(file.name, _NO_TEXT)
     text = head.removeprefix(BOM).lstrip()
     if not text:
         raise DataInvalid(f"{file.name} is empty; add records to it.", code="dataset_empty", param=file.name)
@@ -114,12 +119,16 @@ def _textual(file: DataFile, stated: str) -> Format:
     if _is_table(text) or stated == "csv":
         return Format("csv", DataKind.MESSAGES, lambda: read_csv(as_text))
     if b"\0" in head:
-        raise _unknown(file.name, "it holds NUL bytes, so it is no text; UTF-16 needs a byte order mark")
+        raise _unknown(file.name, _NO_TEXT)
+    if stated == "auto" and text[:14].lower().startswith(_MARKUP):
+        raise _unknown(
+            file.name, "it is a web page or other markup, which is taken only where the format text is stated"
+        )
     if may_be_prose:
         return Format("text", DataKind.TEXT, lambda: _with(as_text, read_text))
     if stated != "auto":
         raise _mismatch(file.name, stated, "its first bytes are not JSON")
-    raise _unknown(file.name, "its first line is neither JSON nor a header with the columns of a table")
+    raise _unknown(file.name, _first_line(text))
 
 
 def _json(name: str, as_text: Callable[[], BinaryIO], layout: Callable[[BinaryIO], Values], stated: str) -> Format:
@@ -132,11 +141,15 @@ def _json(name: str, as_text: Callable[[], BinaryIO], layout: Callable[[BinaryIO
 def _layout_of(text: bytes) -> Callable[[BinaryIO], Values]:
     """An array, a record a line, or records that take several lines each, as pretty-printing leaves them."""
     if text[:1] == b"[":
-        return read_array
+        return partial(read_array, is_record=_has_a_shape)
     first, *others = (line.strip() for line in text.split(b"\n", 8))
     if _breaks_off(first) and any(others) and not _is_object(next(line for line in others if line)):
-        return read_stream
+        return partial(read_stream, is_record=_has_a_shape)
     return read_lines_of_json
+
+
+def _has_a_shape(record: dict[str, Any]) -> bool:
+    return shape_of([record]) is not None
 
 
 def _breaks_off(line: bytes) -> bool:
@@ -199,6 +212,15 @@ def _is_table(text: bytes) -> bool:
     """A first line that names at least one of the columns; which ones are wrong is for the reader to say."""
     header = header_of(text.split(b"\n", 1)[0].decode("utf-8", errors="replace"))
     return header is not None and bool(set(header) & set(COLUMNS))
+
+
+def _first_line(text: bytes) -> str:
+    """Why it is neither; a table whose columns are divided by another sign hears that."""
+    line = text.split(b"\n", 1)[0].decode("utf-8", errors="replace").strip()
+    for sign, called in ((";", "semicolons"), ("\t", "tabs")):
+        if sign in line and {part.strip(' "') for part in line.split(sign)} & set(COLUMNS):
+            return f"its columns are divided by {called}, not by commas"
+    return f"its first line ({line[:60]!r}) is neither JSON nor a header with the columns of a table"
 
 
 def _is_named_otherwise(name: str) -> bool:

@@ -7,6 +7,7 @@ is neither is read as UTF-8, so that each line with a wrong byte is named.
 from __future__ import annotations
 
 import codecs
+import unicodedata
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
 
@@ -15,6 +16,7 @@ from finery_dataset_ingest.engine.samples import Fault, FileUnreadable, Place
 from finery_dataset_ingest.engine.streams import CHUNK_BYTES, as_file, pieces_of
 
 UTF8, UTF16, GB18030 = "utf-8", "utf-16", "gb18030"
+_GB18030_BOM = "\ufeff".encode(GB18030)
 _SAMPLE_BYTES = 2**20
 _ASCII_BYTES = 32 * 2**20
 """So far a file is searched for its first byte that is not ASCII."""
@@ -36,6 +38,8 @@ def encoding_of(open_file: Callable[[], BinaryIO]) -> str:
             return UTF16
         if head.startswith(BOM):
             return UTF8
+        if head == _GB18030_BOM:
+            return GB18030
         sample = head + file.read(_SAMPLE_BYTES)
         read = len(sample)
         while sample.isascii() and read < _ASCII_BYTES:
@@ -97,13 +101,19 @@ def _fits(sample: bytes, encoding: str) -> str | None:
 
 def _is_chinese(text: str) -> bool:
     """Everyday characters: the first level of GB 2312 and its punctuation."""
-    beyond = [character for character in text if character > "\x7f"]
-    if not beyond:
+    foreign = [character for character in text if character > "\x7f"]
+    beyond = [character for character in foreign if not _is_rare(character)]
+    if len(beyond) <= len(foreign) // 2:
         return False
     everyday = sum(map(_is_everyday, beyond))
     if everyday < _EVERYDAY * len(beyond):
         return False
     return len(beyond) < _ENOUGH or sum(c in _MOST_FREQUENT for c in beyond) >= _FREQUENT * len(beyond)
+
+
+def _is_rare(character: str) -> bool:
+    """An emoji or a rare ideograph, of four bytes: it says nothing for or against everyday Chinese."""
+    return len(character.encode(GB18030)) == 4 and unicodedata.category(character) in ("So", "Lo")
 
 
 def _is_everyday(character: str) -> bool:

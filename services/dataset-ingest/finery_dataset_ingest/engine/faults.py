@@ -67,6 +67,8 @@ class Faults:
             raise self._failure(
                 f"that is {share:.1%} of {every}, more than the {spec.bad_ceiling:.1%} that may be skipped"
             )
+        if self.records and good == 0:
+            raise self._failure("no good record is left")
         if good == 0:
             raise DataInvalid(f"{spec.filename} holds no records; add some.", code="dataset_empty", param=spec.filename)
 

@@ -1,6 +1,7 @@
 """JSON as we accept it from people: no name twice in an object, no NaN, bounded; and arrays read element by element.
 
-The array reader refuses to guess: behind a damaged element nothing can be told apart, so the file counts as unreadable.
+Behind a damaged element an array is read on where the next one certainly begins; where that is not certain, the file
+counts as unreadable, because nobody could say which records were lost.
 """
 
 from __future__ import annotations
@@ -8,7 +9,8 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import islice
 from typing import Any, BinaryIO
 
 from finery_dataset_ingest.engine.lines import BOM, not_utf8, read_lines
@@ -16,6 +18,14 @@ from finery_dataset_ingest.engine.samples import MAX_RECORD, Fault, FileUnreadab
 
 _CHUNK_BYTES = 2**20
 _SPACE = re.compile(r"[ \t\n\r]*")
+_FIRST_KEY = re.compile(r'\{[ \t\n\r]*("(?:[^"\\\n]|\\.)+")[ \t\n\r]*:')
+_TOKEN = re.compile(r'"(?:[^"\\]|\\.)*"|["\[\]{}]', re.DOTALL)
+_MARGIN = 64
+"""A fault so far before the window's end is one of the text, and not of its being cut off there."""
+_STARTS_TRIED = 100
+_FORGOTTEN = 2**18
+"""So much that is read may stay in the window: where a fault is told, all before it is counted through."""
+IsRecord = Callable[[dict[str, Any]], bool]
 
 
 class DuplicateKey(ValueError):
@@ -52,12 +62,12 @@ def parse(text: str, place: Place) -> Any:
         return _invalid(place, fault)
 
 
-def read_array(file: BinaryIO) -> Iterator[tuple[Place, Any]]:
-    """The elements of a JSON array with their places; an element with a duplicate key comes as its Fault.
+def read_array(file: BinaryIO, is_record: IsRecord) -> Iterator[tuple[Place, Any]]:
+    """The elements of a JSON array with their places; a damaged one comes as its Fault.
 
-    Raises FileUnreadable where the text is no JSON array any more.
+    Raises FileUnreadable where the text is no JSON array any more, and nothing shows where the next element begins.
     """
-    window = _Window(file)
+    window = _Window(file, is_record, between=",", last="]")
     if window.peek() != "[":
         raise FileUnreadable(_invalid(window.place, ValueError("the file does not start with [")))
     window.take(1)
@@ -89,12 +99,12 @@ def read_lines_of_json(file: BinaryIO) -> Iterator[tuple[Place, Any]]:
             yield place, parse(text, place)
 
 
-def read_stream(file: BinaryIO) -> Iterator[tuple[Place, Any]]:
+def read_stream(file: BinaryIO, is_record: IsRecord) -> Iterator[tuple[Place, Any]]:
     """Values one behind the other, each over as many lines as it likes, as pretty-printing leaves them.
 
-    Raises FileUnreadable where the text is no JSON any more.
+    Raises FileUnreadable where the text is no JSON any more, and nothing shows where the next value begins.
     """
-    window = _Window(file)
+    window = _Window(file, is_record, between="\n", last="")
     while window.peek():
         window.record += 1
         place = window.place
@@ -104,8 +114,8 @@ def read_stream(file: BinaryIO) -> Iterator[tuple[Place, Any]]:
 class _Window:
     """The part of the file's text that is being looked at; it grows up to a record's limit and forgets what is read."""
 
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
+    def __init__(self, file: BinaryIO, is_record: IsRecord, *, between: str, last: str) -> None:
+        self._file, self._is_record, self._between, self._last = file, is_record, between, last
         self._decoder = codecs.getincrementaldecoder("utf-8")()
         self._text, self._at, self._line, self._ended = "", 0, 1, False
         self.record = 0
@@ -129,39 +139,107 @@ class _Window:
         """Step over ``count`` characters."""
         self._line += self._text.count("\n", self._at, self._at + count)
         self._at += count
+        if self._at > _FORGOTTEN:
+            self._text, self._at = self._text[self._at :], 0
 
     def element(self) -> Any:
-        """The value at this place; grows the window by doubling until it fits."""
+        """The value at this place, or what is wrong with it; grows the window by doubling until it fits."""
         wanted = _CHUNK_BYTES
         while True:
             try:
                 value, end = _DECODER.raw_decode(self._text, self._at)
                 if end < len(self._text) or self._ended:
-                    self.take(end - self._at)
-                    return value
-            except DuplicateKey as fault:
-                value = _duplicate(self.place, str(fault))
-                if (end := self._end_of_plain()) is not None:
-                    self.take(end - self._at)
-                    return value
+                    return self._taken(value, end)
             except RecursionError:
                 raise FileUnreadable(_too_deep(self.place)) from None
             except ValueError as fault:
-                if self._ended:
-                    raise FileUnreadable(_invalid(self.place, fault, at=self._at)) from fault
+                if (found := self._flaw(fault)) is not None:
+                    return found
             if len(self._text) - self._at > MAX_RECORD:
-                raise FileUnreadable(_unbounded(self.place))
+                return self._step_over(_unbounded(self.place), self._at + 1)
             self._grow(wanted)
             wanted *= 2
 
-    def _end_of_plain(self) -> int | None:
-        """Where the element ends when names may stand twice; None when the window does not hold all of it."""
-        try:
-            return json.JSONDecoder().raw_decode(self._text, self._at)[1]
-        except ValueError:
-            if self._ended:
-                raise FileUnreadable(_invalid(self.place, ValueError("the record breaks off"))) from None
+    def _taken(self, value: Any, end: int) -> Any:
+        found = _unbounded(self.place) if end - self._at > MAX_RECORD else value
+        self.take(end - self._at)
+        return found
+
+    def _flaw(self, fault: ValueError) -> Fault | None:
+        """What is wrong, the window standing behind it; None when more text could put it right."""
+        if isinstance(fault, json.JSONDecodeError):
+            said, broken = _invalid(self.place, fault, at=self._at), fault
+        else:  # JSON as to its shape, so that its end is known: a key twice, NaN
+            said = (
+                _duplicate(self.place, str(fault)) if isinstance(fault, DuplicateKey) else _invalid(self.place, fault)
+            )
+            try:
+                return self._taken(said, json.JSONDecoder().raw_decode(self._text, self._at)[1])
+            except RecursionError:
+                raise FileUnreadable(_too_deep(self.place)) from None
+            except ValueError as inner:
+                broken = inner
+        if not self._ended and not self._is_damage(broken):
             return None
+        return self._step_over(said, self._position_of(broken))
+
+    def _is_damage(self, fault: ValueError) -> bool:
+        """True when more text would change nothing. A string without an end may end behind the window."""
+        if not isinstance(fault, json.JSONDecodeError):
+            return True
+        return fault.pos + _MARGIN < len(self._text) and not fault.msg.startswith("Unterminated string")
+
+    def _position_of(self, fault: ValueError) -> int:
+        return max(fault.pos, self._at + 1) if isinstance(fault, json.JSONDecodeError) else self._at + 1
+
+    def _step_over(self, fault: Fault, position: int) -> Fault:
+        """Go to where the damaged element ends, so that the next one can be read.
+
+        Raises FileUnreadable with the element's fault when that place is not certain.
+        """
+        passed = position - self._at
+        while not self._ended and len(self._text) - self._at - passed <= MAX_RECORD:
+            if (end := self._next_start(passed)) is not None:
+                break
+            self._grow(max(_CHUNK_BYTES, len(self._text) - self._at))
+        else:
+            end = self._next_start(passed) or self._last_end()
+        if end is None:
+            raise FileUnreadable(fault)
+        self.take(end - self._at)
+        return fault
+
+    def _next_start(self, passed: int) -> int | None:
+        """The end of an element: there its first key begins another object.
+
+        A key's quotes would be escaped inside a text. An object inside the element that has the same first key is none
+        of the known records. One that is damaged, too, is the next element if it stands behind the fault.
+        """
+        first = _FIRST_KEY.match(self._text, self._at)
+        if first is None:
+            return None
+        start = re.compile(rf"{self._between}[ \t\n\r]*(?=\{{[ \t\n\r]*{re.escape(first[1])}[ \t\n\r]*:)")
+        for found in islice(start.finditer(self._text, self._at + 1), _STARTS_TRIED):
+            if not self._ended and len(self._text) - found.end() < _CHUNK_BYTES:
+                return None
+            try:
+                value = _DECODER.raw_decode(self._text, found.end())[0]
+            except (ValueError, RecursionError):
+                return found.start() if found.start() >= self._at + passed else None
+            if self._is_record(value):
+                return found.start()
+        return None
+
+    def _last_end(self) -> int | None:
+        """The end of an element that is the last one: its brackets fit, and what ends the file follows."""
+        if not self._ended:
+            return None
+        end = len(self._text.rstrip())
+        if self._last:
+            end = (
+                len(self._text[:end].removesuffix(self._last).rstrip()) if self._text[:end].endswith(self._last) else 0
+            )
+        return end if end > self._at and _fits_brackets(self._text, self._at, end) else None
 
     def _grow(self, size_bytes: int) -> None:
         raw = self._file.read(size_bytes)
@@ -176,11 +254,26 @@ class _Window:
         self._at = 0
 
 
+def _fits_brackets(text: str, start: int, end: int) -> bool:
+    """True when what is opened first is closed at the very end, everything between in its order, and so each text."""
+    open_ones = list[str]()
+    for token in _TOKEN.finditer(text, start, end):
+        mark = token[0]
+        if mark in ("{", "["):
+            open_ones.append("}" if mark == "{" else "]")
+        elif mark == '"' or (mark in ("}", "]") and (not open_ones or open_ones.pop() != mark)):
+            return False
+        if not open_ones:
+            return token.end() == end
+    return False
+
+
 def _invalid(place: Place, fault: ValueError, *, at: int = 0) -> Fault:
     if isinstance(fault, json.JSONDecodeError):
-        reason = f"it is not JSON: {fault.msg} at character {fault.pos - at + 1}"
+        reason = f"it is not JSON: {fault.msg.removesuffix(' at')} at character {fault.pos - at + 1}"
     else:
-        reason = f"it is not JSON: {fault}"
+        said = "a number has thousands of digits" if "integer string" in str(fault) else str(fault)
+        reason = f"it is not JSON: {said}"
     return Fault(place, code="invalid_json", reason=reason, remedy="write the record with a JSON library")
 
 

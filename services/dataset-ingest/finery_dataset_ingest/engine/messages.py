@@ -289,6 +289,7 @@ def kind_of(value: Any) -> str:
         float: "a number",
         str: "a text",
         list: "a list",
+        bytes: "bytes",
     }
     return names.get(type(value), "an object")
 

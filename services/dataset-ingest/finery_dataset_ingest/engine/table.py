@@ -19,6 +19,7 @@ from finery_dataset_ingest.engine.waiting_room import Row, WaitingRoom
 
 COLUMNS = ("conversation_id", "human", "assistant")
 _LARGEST_ID = 2**63 - 1
+_SAFE_DIGITS = 15
 _MAX_ROWS = MAX_MESSAGES // 2
 _MAX_FAULTS = 20
 
@@ -59,16 +60,24 @@ def column_order(header: list[str], place: Place) -> list[int]:
     return [header.index(name) for name in COLUMNS]
 
 
-def fault_of_row(number: int | None, *, human: str, assistant: str, place: Place) -> Fault | None:
-    """What is wrong with the values of a row."""
+def fault_of_row(number: int | None, *, named: str, human: str, assistant: str, place: Place) -> Fault | None:
+    """What is wrong with the values of a row; ``named`` is the id's cell as it stands there."""
     if number is None:
-        reason = "conversation_id is not a positive whole number"
+        reason = f"conversation_id {_unlike_an_id(named.strip())}"
         return Fault(place, code="conversation_id_invalid", field=COLUMNS[0], reason=reason, remedy="use 1, 2, 3 …")
     for name, cell in (("human", human), ("assistant", assistant)):
         if not cell or cell.isspace():
             remedy = "write a text or remove the row"
             return Fault(place, code="content_empty", field=name, reason=f"{name} is empty", remedy=remedy)
     return None
+
+
+def _unlike_an_id(cell: str) -> str:
+    if not cell:
+        return "is empty, not a positive whole number"
+    if cell.isdecimal() and len(cell) > _SAFE_DIGITS:
+        return f"has {len(cell)} digits, more than can be told apart"
+    return f"is {cell[:40]!r}, not a positive whole number"
 
 
 def id_of(cell: str) -> int | None:

@@ -46,7 +46,7 @@ class Cell(NamedTuple):
 
 @dataclass
 class Sheet:
-    """The first worksheet. ``merged`` is complete once the rows have been read."""
+    """The one worksheet with cells. ``merged`` is complete once the rows have been read."""
 
     name: str
     archive: zipfile.ZipFile
@@ -79,14 +79,14 @@ def open_sheet(file: BinaryIO, name: str) -> Sheet:
     formats = _Styles()
     if "xl/styles.xml" in archive.namelist():
         _read_small(archive, "xl/styles.xml", name, formats)
-    for other in sheets[1:]:
-        if _holds_cells(archive, other, name):
-            raise DataInvalid(
-                f"{name} has more than one sheet with cells; keep one, or upload each as a file of its own.",
-                code="sheets_many",
-                param=name,
-            )
-    return Sheet(name, archive, sheets[0], _shared_strings(archive, name), formats.kinds())
+    filled = [sheet for sheet in sheets if _holds_cells(archive, sheet, name)] if len(sheets) > 1 else sheets
+    if len(filled) > 1:
+        raise DataInvalid(
+            f"{name} has more than one sheet with cells; keep one, or upload each as a file of its own.",
+            code="sheets_many",
+            param=name,
+        )
+    return Sheet(name, archive, (filled or sheets)[0], _shared_strings(archive, name), formats.kinds())
 
 
 class _Handler:

@@ -40,7 +40,8 @@ from finery_studio.grants import handlers as grants
 from finery_studio.models import store as model_store
 from finery_studio.tasks import store as task_store
 
-SELECT = re.compile(r"\s*(select|with|values)\b", re.IGNORECASE)
+SELECT = re.compile(r"(?:\s|\(|--[^\n]*\n|(?>/\*.*?\*/))*+(select|with|values)\b", re.IGNORECASE | re.DOTALL)
+"""Comments and brackets may stand before; what a query does is judged by the database, which only reads."""
 CLIMBS = re.compile(r"(^|[/\\])\.{1,2}([/\\]|$)")
 
 

@@ -22,7 +22,7 @@ def alpaca_turns(record: Any) -> list[Turn]:
 def instruction_of(record: dict[str, Any]) -> Turn:
     """The user's message. Raises Wrong."""
     instruction = filled_text(required(record, "instruction"), "instruction")
-    given = any_text(record.get("input") or "", "input")
+    given = "" if record.get("input") is None else any_text(record["input"], "input")
     return Turn("user", f"{instruction}\n{given}" if given.strip() else instruction)
 
 

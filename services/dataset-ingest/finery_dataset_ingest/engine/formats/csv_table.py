@@ -54,9 +54,10 @@ class _Text:
 
 def _rows(file: BinaryIO) -> Iterator[Row]:
     for cells, at, place, fault in _records(file):
-        number = id_of(cells[at[0]]) if len(cells) > at[0] else None
-        human, assistant = (cells[index] if len(cells) > index else "" for index in at[1:])
-        fault = fault or _fault_of(cells, number, human=human, assistant=assistant, place=place)
+        named, human, assistant = (cells[index] if len(cells) > index else "" for index in at)
+        number = id_of(named)
+        fault = fault or _cell_count(cells, place)
+        fault = fault or fault_of_row(number, named=named, human=human, assistant=assistant, place=place)
         yield Row(place.row or 0, place.line or 0, number, human, assistant, fault)
 
 
@@ -76,6 +77,8 @@ def _records(file: BinaryIO) -> Iterator[tuple[list[str], list[int], Place, Faul
         except csv.Error as broken:
             if "end of data" in str(broken):
                 raise FileUnreadable(_open_quote(place)) from broken
+            if "field limit" in str(broken):
+                raise FileUnreadable(_endless_cell(place)) from broken
             cells, fault = [], _not_csv(place, broken)
         text.faults.clear()
         if cells or fault:
@@ -86,20 +89,20 @@ def _records(file: BinaryIO) -> Iterator[tuple[list[str], list[int], Place, Faul
 def _column_order(reader: Iterator[list[str]], text: _Text) -> list[int]:
     """Where each of COLUMNS stands; raises FileUnreadable ``columns_wrong``."""
     try:
-        header = [name.strip() for name in next(reader, [])]
+        header = [name.strip() for name in next(filter(None, reader), [])]
     except csv.Error as fault:
         raise FileUnreadable(_not_csv(Place(line=1, row=1), fault)) from fault
     if text.faults:
         raise FileUnreadable(text.faults[0])
-    return column_order(header, Place(line=1, row=1))
+    return column_order(header, Place(line=text.line or 1, row=1))
 
 
-def _fault_of(cells: list[str], number: int | None, *, human: str, assistant: str, place: Place) -> Fault | None:
-    if len(cells) != len(COLUMNS):
-        reason = f"the row has {len(cells)} cells, the header has {len(COLUMNS)}"
-        remedy = "quote cells that hold commas, quotes or line breaks"
-        return Fault(place, code="cell_count", reason=reason, remedy=remedy)
-    return fault_of_row(number, human=human, assistant=assistant, place=place)
+def _cell_count(cells: list[str], place: Place) -> Fault | None:
+    if len(cells) == len(COLUMNS):
+        return None
+    reason = f"the row has {len(cells)} cells, the header has {len(COLUMNS)}"
+    remedy = "quote cells that hold commas, quotes or line breaks"
+    return Fault(place, code="cell_count", reason=reason, remedy=remedy)
 
 
 def _at_row(fault: Fault, place: Place) -> Fault:
@@ -111,6 +114,12 @@ def _at_row(fault: Fault, place: Place) -> Fault:
 def _not_csv(place: Place, fault: csv.Error) -> Fault:
     remedy = "quote cells that hold commas, quotes or line breaks, and double the quotes inside"
     return Fault(place, code="invalid_csv", reason=f"the row is not CSV: {fault}", remedy=remedy)
+
+
+def _endless_cell(place: Place) -> Fault:
+    """Where it ends is not known, so what comes behind could be read as rows that it never was."""
+    reason = f"a quote is opened here, and {MAX_RECORD} characters later it is not closed"
+    return Fault(place, code="record_too_long", reason=reason, remedy="close the quote, or split the cell")
 
 
 def _open_quote(place: Place) -> Fault:

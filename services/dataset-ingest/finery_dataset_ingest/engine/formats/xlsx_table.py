@@ -5,6 +5,7 @@ What a cell shows must be what it holds: formulas, errors, dates, truth values a
 
 from __future__ import annotations
 
+import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from typing import BinaryIO
@@ -23,6 +24,7 @@ _REFUSED = {
     "other": ("cell_format", "holds a number that is shown as something else", "write it as text"),
 }
 _LARGEST_EXACT = 2**53
+_PLAIN_NUMBER = re.compile(r"\s*[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?\s*")
 
 
 def read_xlsx(open_file: Callable[[], BinaryIO], name: str) -> Iterator[Sample | Flawed]:
@@ -86,7 +88,8 @@ def _row(number: int, cells: dict[int, Cell], order: list[int], *, is_merged: bo
     conversation = _id(found[0])
     human, assistant = (_shown(cell) for cell in found[1:])
     fault = _fault_of_cells(found, list(cells.values()), place, is_merged=is_merged)
-    fault = fault or fault_of_row(conversation, human=human, assistant=assistant, place=place)
+    named = found[0].text if found[0] is not None else ""
+    fault = fault or fault_of_row(conversation, named=named, human=human, assistant=assistant, place=place)
     return Row(number, 0, conversation, human, assistant, fault)
 
 
@@ -128,10 +131,8 @@ def _shown(cell: Cell | None) -> str:
 
 
 def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
+    """As the format writes one; Python itself would also read 1_0."""
+    number = float(text) if _PLAIN_NUMBER.fullmatch(text) else float("inf")
     return number if abs(number) < float("inf") else None
 
 
