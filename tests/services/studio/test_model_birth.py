@@ -215,3 +215,13 @@ async def test_a_model_is_signed_once_however_many_ask_and_whatever_they_knew(st
     with pytest.raises(Conflict, match=r"config\.json"):
         await registrar.check(model)  # asked with the view of before it was signed
     assert (await studio.said(model.id)).count("model.signed") == 1
+
+
+async def test_a_certificate_that_the_disk_did_not_take_is_made_later(studio: Rig) -> None:
+    model = await published(studio, "mine")
+    put(studio, f"{model.weights}/config.json", "{}")
+    in_the_way = put(studio, f"store://{model.project}/models/{model.id}")
+    assert await studio.studio.registrar.certify_all() == 1, "its base alone"
+    in_the_way.unlink()
+    assert await studio.studio.registrar.certify_all() == 1
+    assert (await studio.model("mine")).certificate is not None

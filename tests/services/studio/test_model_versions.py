@@ -323,3 +323,24 @@ async def test_a_search_finds_a_name_however_it_is_spelled(studio: Rig) -> None:
     async with studio.http() as api:
         found = (await api.get("/api/v1/models", params={"search": "helpDESK"})).json()["data"]
     assert [view["name"] for view in found] == ["Helpdesk"]
+
+
+async def test_what_was_restored_and_then_deleted_for_good_goes_at_once(studio: Rig) -> None:
+    model = await published(studio, "mine")
+    storage = studio.studio.storage
+    adapter, task = storage.path(model.adapter or ""), model.lineage["task"]
+    checkpoints = storage.path(f"store://{model.project}/tasks/{task}/1/checkpoints")
+    async with studio.http() as api:
+        await api.post("/api/v1/models/mine/publish", json={"step": 7, "name": "early"})
+        await api.delete("/v1/models/mine")
+        await api.post("/api/v1/models/mine/restore")
+        await api.delete("/v1/models/early")
+        await studio.pass_time(hours=1)
+        assert adapter.is_dir()
+        await api.delete("/api/v1/models/mine?confirm=DELETE")
+        await studio.pass_time()
+        assert (adapter.exists(), checkpoints.is_dir()) == (False, True), "another one may still come back"
+        assert (await api.post("/api/v1/models/early/restore")).status_code == 200
+        await api.delete("/api/v1/models/early?confirm=DELETE")
+    await studio.pass_time()
+    assert not checkpoints.exists()

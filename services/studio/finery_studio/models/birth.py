@@ -161,7 +161,8 @@ class Registrar:
             return await self.certify(view)
         except (FineryError, OSError) as fault:
             log.warning("certificate_not_made", extra={"model": view.id, "reason": str(fault)})
-            self._given_up.add(view.id)
+            if isinstance(fault, FineryError):  # a disk that is full now has room later
+                self._given_up.add(view.id)
             return None
 
     def _make(self, facts: Facts, now: datetime) -> Certificate:

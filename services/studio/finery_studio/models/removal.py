@@ -15,7 +15,7 @@ from finery_contracts.tasks import TaskView
 from finery_kit.db import Transaction
 from finery_kit.storage import SCHEME
 from finery_studio.models import store, versions
-from finery_studio.removal.store import let_go, root_of
+from finery_studio.removal.store import let_go, root_of, taken_back
 from finery_studio.tasks import store as task_store
 
 
@@ -61,7 +61,9 @@ def restore(tx: Transaction, project: str, ref: str) -> ModelView:
     _refuse_without_base(tx, view)
     current = store.find(tx.session, project, view.name) is None
     back = store.changed(view, state=ModelState(row.was), restorable_until=None, current=current)
-    return store.save(tx, back, ModelRestored)
+    saved = store.save(tx, back, ModelRestored)
+    taken_back(tx, project, places_of(tx, saved))
+    return saved
 
 
 def _refuse_without_base(tx: Transaction, view: ModelView) -> None:
