@@ -63,7 +63,7 @@ class GrantChange(Request):
 
     resource: Resource | None = None
     target: Target | None = None
-    days: Days = Field(default=None, description="it ends so many days from now, if that is sooner")
+    days: Days = Field(default=None, description="it ends so many days from now; never later than before")
 
 
 class TargetView(Record):

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from folder_builders import WEIGHTS, change_json, run_engine, shard
 from hostile_values import gguf_bytes
 from test_model_import import split, write_gguf
 
-from finery_contracts.jobs import ImportSpec, JobResult
+from finery_contracts.jobs import ImportOutput, ImportSpec, JobResult
 from finery_weight_validator.engine import convert
+from tests.e2e.tiny_folders import GLM_TOKENIZER, tiny_glm
 from tests.plain_store import objects_of, plain_store
 
 
-def import_from_store(folder: Path, work: Path) -> tuple[int, JobResult, Path]:
+def import_from_store(folder: Path, work: Path, **said: Any) -> tuple[int, JobResult, Path]:
     with plain_store(objects_of(folder, "m")) as store:
-        status, result = run_engine(convert.main, work, ImportSpec(origin=store.origin("s3://lake/m")))
+        status, result = run_engine(convert.main, work, ImportSpec(origin=store.origin("s3://lake/m"), **said))
     return status, result, work / "out" / "model"
 
 
@@ -113,3 +116,21 @@ def test_repairs_are_made_in_what_was_fetched(model: Path, tmp_path: Path) -> No
     assert status == 0, result.error
     made = (tmp_path / "job" / "out" / "model" / "generation_config.json").read_text()
     assert '"do_sample": true' in made
+
+
+def test_a_folder_that_was_refused_with_a_repair_is_fetched_again_and_repaired(tmp_path: Path) -> None:
+    folder, code, repair = tiny_glm(tmp_path / "glm"), "tokenization_chatglm.py", "chatglm_padding_side"
+    before, other = hashlib.sha256(GLM_TOKENIZER.encode()).hexdigest(), "0" * 64
+
+    _, refused, nothing = import_from_store(folder, tmp_path / "first", allowed_code=[other])
+    assert refused.error is not None
+    assert (refused.error.code, nothing.exists()) == ("remote_code", False)
+    offered = [one["data"]["repair"] for one in refused.error.details if one["code"] == "repair_available"]
+    assert [(one["id"], one["file"], one["sha256_before"]) for one in offered] == [(repair, code, before)]
+
+    agreed = {"allowed_code": [other, before], "apply_repairs": [repair]}
+    status, came, model = import_from_store(folder, tmp_path / "second", **agreed)
+    assert status == 0, came.error
+    assert isinstance(came.output, ImportOutput)
+    assert [made.model_dump() for made in came.output.repairs] == offered
+    assert hashlib.sha256((model / code).read_bytes()).hexdigest() == offered[0]["sha256_after"] != before

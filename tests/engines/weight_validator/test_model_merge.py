@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 import subprocess
@@ -240,3 +241,25 @@ def test_a_real_model_merged_has_the_logits_of_base_and_adapter(tmp_path: Path, 
     found = distance(base, adapter, whole)
     print("largest difference of logits", found)
     assert found < 1e-3
+
+
+def test_allowed_code_of_the_base_goes_along_unrun_and_other_code_is_refused(tmp_path: Path) -> None:
+    base, ran = base_folder(tmp_path / "base"), tmp_path / "ran"
+    adapter = adapter_folder(base, tmp_path / "adapter")
+    code = f"open({str(ran)!r}, 'w').close()\n"
+    (base / "modeling_own.py").write_text(code)
+    change_json(base / "config.json", auto_map={"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"})
+    allowed = hashlib.sha256(code.encode()).hexdigest()
+
+    refused, nothing = merged(base, adapter, tmp_path / "refused", allowed_code=["0" * 64])
+    result, whole = merged(base, adapter, tmp_path / "job", allowed_code=["0" * 64, allowed])
+
+    assert refused.error is not None
+    assert (refused.error.code, nothing.exists()) == ("remote_code", False)
+    assert result.status == "succeeded", result.error
+    assert (whole / "modeling_own.py").read_text() == code
+    assert json.loads((whole / "config.json").read_text()) == json.loads((base / "config.json").read_text())
+    assert not ran.exists(), "a merge runs nothing of a model folder"
+    for folder in (base, whole):
+        change_json(folder / "config.json", "auto_map")
+    assert distance(base, adapter, whole) < TOLERANCE

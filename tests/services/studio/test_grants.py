@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 from studio_posts import Owner
-from studio_rig import Rig, studio_rig
+from studio_rig import Rig, code_of, studio_rig
 
 from finery_contracts.access import Actor, Role
 from finery_contracts.errors import Conflict, FineryError, Forbidden, InvalidRequest
@@ -73,6 +73,7 @@ def test_a_grant_covers_what_lies_below_it_and_nothing_beside(granted: str, want
     [
         "data", "s3://", "s3:///key", "s3://data/../other", "s3://data/%2e%2e/x", "https://host/a?b=1", "ftp://host/x",
         "file://host/x", "file:///", "https://user@host/", "https://HOST/\\x", "sql://a/b", "topic://jobs", "s3://*/x",
+        "s3://data/*", "https://host/a/**", "s3://data/\n", "s3://data/a\x00b", "file:///data//x",
     ],
 )  # fmt: skip
 def test_what_is_no_place_is_no_resource(resource: str) -> None:
@@ -213,3 +214,17 @@ async def test_another_project_sees_and_uses_nothing_of_it(studio: Rig, owner: O
     stranger = studio.actor.model_copy(update={"project": "prj_other"})
     with pytest.raises(FineryError):
         await studio.write(lambda tx: handlers.check(tx, stranger, Action.READ, resource="s3://data/x"))
+
+
+async def test_a_grant_whose_time_is_over_is_not_there_even_before_it_is_cleared_away(
+    timed: tuple[Rig, Clock],
+) -> None:
+    studio, clock = timed
+    async with studio.http() as api:
+        given = (await api.post(PATH, json={"action": "read", "resource": "s3://data", "days": 1})).json()
+        place = f"{PATH}/{given['id']}"
+        assert (await api.get(place)).status_code == 200
+        clock.now += timedelta(days=1)
+        late = [await api.get(place), await api.patch(place, json={"resource": "s3://data/x"}), await api.delete(place)]
+    assert [code_of(answer) for answer in late] == [(404, "grant_not_found")] * 3
+    assert await studio.said(given["id"]) == ["grant.given"]

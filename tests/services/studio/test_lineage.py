@@ -12,9 +12,15 @@ from test_withdrawal import withdraw
 
 from finery_contracts.datasets import DatasetLineage, DatasetReady
 from finery_contracts.jobs import TaskKind
+from finery_contracts.models import ModelReady
 from finery_contracts.preparing import SourceUsed
+from finery_kit.db import Transaction
 from finery_studio import lineage
 from finery_studio.datasets import store as dataset_store
+from finery_studio.datasets.store import DatasetRow
+from finery_studio.datasets.withdrawal import flagged_at_birth
+from finery_studio.models import store as model_store
+from finery_studio.models.store import ModelRow
 
 __all__ = ["merges"]
 
@@ -154,3 +160,44 @@ async def test_the_same_bytes_ingested_again_descend_from_the_dataset_that_broug
     await withdraw(studio, raw.id)
     for found in (await studio.dataset(again.id), await studio.model(model.id)):
         assert [told.dataset for told in found.withdrawn_inputs] == [raw.id]
+
+
+async def test_a_birth_reads_what_it_descends_from_and_no_other_view_of_the_project(studio: Rig) -> None:
+    raw = await studio.upload("raw.jsonl")
+    model = await tuned(studio, await prepared(studio, raw.id, output="clean"))
+    aside = await studio.upload("aside.jsonl", sha="e" * 64)
+    strange = await tuned(studio, aside.id)
+    await withdraw(studio, raw.id)
+
+    def unreadable(tx: Transaction) -> None:
+        for kind, found in ((ModelRow, strange.id), (DatasetRow, aside.id)):
+            row = tx.session.get(kind, found)
+            assert row is not None
+            row.view = "nobody reads this"
+            tx.session.add(row)
+
+    await studio.write(unreadable)
+    child = model.model_copy(
+        update={"id": "mdl_child", "name": "child", "openai_name": None, "lineage": {"merged_from": model.id}}
+        | {"withdrawn_inputs": [], "base": None}
+    )  # fmt: skip
+    born = await studio.write(lambda tx: flagged_at_birth(tx, model_store.save(tx, child, ModelReady)))
+    assert [told.dataset for told in born.withdrawn_inputs] == [raw.id]
+
+
+async def test_going_up_step_by_step_finds_what_the_whole_picture_shows(studio: Rig) -> None:
+    raw = await studio.upload("raw.jsonl")
+    clean = await prepared(studio, raw.id, output="clean")
+    model = await tuned(studio, clean, validation=(await studio.upload("v.jsonl", sha="f" * 64)).id)
+    async with studio.http() as api:
+        await api.post(f"/api/v1/models/{model.id}/publish", json={"form": "merged", "name": "whole"})
+        await api.post(f"/api/v1/models/{model.id}/publish", json={"step": 7, "name": "early"})
+        await studio.work()
+        await api.delete(f"/v1/models/{model.id}")
+    family = await studio.read(lambda session: lineage.family_of(session, studio.actor.project))
+    for name in [*family.models, *family.datasets]:
+        view = family.models.get(name) or family.datasets[name]
+        above = await studio.read(lambda session, view=view: lineage.ancestors_of(session, view))
+        assert sorted(found.id for found in above) == sorted(family.ancestors(name))
+    whole = await studio.model("whole")
+    assert {model.id, clean, raw.id, whole.lineage["base"]} <= set(family.ancestors(whole.id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -179,3 +180,48 @@ async def test_a_model_that_is_served_before_its_certificate_gets_one_first(stud
     assert await studio.studio.registrar.check(model) == []
     assert (await studio.model("mine")).certificate is not None
     assert (await studio.said(model.id))[-1] == "model.signed"
+
+
+async def test_what_cannot_be_signed_is_not_served_unsigned(studio: Rig, tmp_path: Path) -> None:
+    model = await published(studio, "mine")
+    put(studio, f"{model.weights}/config.json", "{}")
+    (studio.studio.storage.path(model.adapter or "") / "more.bin").symlink_to(tmp_path)
+    await studio.studio.registrar.certify_all()
+    with pytest.raises(Conflict) as refused:
+        await studio.studio.registrar.check(model)
+    assert (refused.value.error_code, refused.value.param) == ("model_changed", "more.bin")
+    studio.studio.registrar.on_change = "warn"
+    assert "more.bin" in (await studio.studio.registrar.check(model))[0]
+
+
+@pytest.mark.parametrize("changed", ["README.md", "original-README.md"])
+async def test_a_file_that_is_named_as_the_certificate_s_own_hides_no_other(studio: Rig, changed: str) -> None:
+    model = await published(studio, "mine")
+    for name in ("README.md", "original-README.md", "config.json"):
+        put(studio, f"{model.weights}/{name}", name)
+    assert await studio.studio.registrar.check(model) == []
+    put(studio, f"{model.weights}/{changed}", "changed")
+    with pytest.raises(Conflict, match="is not the one that was signed"):
+        await studio.studio.registrar.check(model)
+
+
+async def test_a_model_is_signed_once_however_many_ask_and_whatever_they_knew(studio: Rig) -> None:
+    model = await published(studio, "mine")
+    weights = put(studio, f"{model.weights}/config.json", "{}")
+    registrar = studio.studio.registrar
+    made = await asyncio.gather(registrar.certify_all(), *(registrar.check(model) for _ in range(5)))
+    assert made == [2, [], [], [], [], []]
+    weights.write_text("changed")
+    with pytest.raises(Conflict, match=r"config\.json"):
+        await registrar.check(model)  # asked with the view of before it was signed
+    assert (await studio.said(model.id)).count("model.signed") == 1
+
+
+async def test_a_certificate_that_the_disk_did_not_take_is_made_later(studio: Rig) -> None:
+    model = await published(studio, "mine")
+    put(studio, f"{model.weights}/config.json", "{}")
+    in_the_way = put(studio, f"store://{model.project}/models/{model.id}")
+    assert await studio.studio.registrar.certify_all() == 1, "its base alone"
+    in_the_way.unlink()
+    assert await studio.studio.registrar.certify_all() == 1
+    assert (await studio.model("mine")).certificate is not None

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import shutil
 import tarfile
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from random import Random
 
 import model_signing
 import pytest_asyncio
@@ -16,9 +18,10 @@ from test_model_birth import born
 from test_model_versions import merges, put, tuned
 from test_withdrawal import withdraw
 
+from finery_contracts.errors import InvalidRequest
 from finery_contracts.jobs import TaskKind
 from finery_contracts.models import ModelState
-from finery_studio.models.bundle_file import Manifest
+from finery_studio.models.bundle_file import Manifest, read_head, unpack
 from finery_studio.models.signature import Keys, Signer
 
 __all__ = ["merges"]
@@ -243,3 +246,34 @@ async def test_the_key_that_others_must_allow_is_told(studio: Rig) -> None:
     assert "PRIVATE" not in told["public_key"]
     assert list(Keys.of(signer).known) == [told["key"]]
     assert Manifest.model_fields["format"].default == "finery.model-bundle/1"
+
+
+def accepted(bundle: bytes, keys: Keys, folder: Path) -> bool:
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    file = io.BytesIO(bundle)
+    try:
+        unpack(file, read_head(file, keys), folder, keys, max_bytes=2**30)
+    except InvalidRequest:
+        return False
+    return True
+
+
+async def test_a_single_bit_anywhere_in_a_bundle_is_found(studio: Rig, tmp_path: Path) -> None:
+    await born(studio)
+    body = await bundle_of(studio, "mine")
+    keys, chance = studio.studio.registrar.keys, Random(7)
+    with tarfile.open(fileobj=io.BytesIO(body)) as tar:
+        envelope = tar.getmember("manifest.sig")  # around what is signed it has signs that mean nothing
+    unsigned = range(envelope.offset_data, envelope.offset_data + envelope.size)
+    places = [chance.randrange(len(body)) for _ in range(300)]
+    spoiled = {
+        at: body[:at] + bytes([body[at] ^ 1 << chance.randrange(8)]) + body[at + 1 :]
+        for at in [0, *places, len(body) - 1]
+        if at not in unsigned
+    }  # fmt: skip
+    assert len(spoiled) > 200
+    assert [at for at, changed in spoiled.items() if accepted(changed, keys, tmp_path / "out")] == []
+    for changed in (body[:-1], body[:-512], body[:-1024], body + b"x", body + body):
+        assert not accepted(changed, keys, tmp_path / "out")
+    assert accepted(body, keys, tmp_path / "out")

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from studio_rig import OUTPUTS, Rig
+from studio_rig import OUTPUTS, Rig, code_of
 
 from finery_contracts.datasets import DatasetView
 from finery_contracts.errors import Conflict, NotFound
@@ -283,3 +283,64 @@ async def test_a_place_that_an_unfinished_task_reads_waits_for_it(studio: Rig) -
     await studio.end(claim)
     await studio.pass_time(hours=1)
     assert not adapter.exists()
+
+
+async def test_of_two_deletions_of_a_name_the_one_that_can_be_taken_back_is(studio: Rig) -> None:
+    await published(studio, "mine")
+    async with studio.http() as api:
+        await api.delete("/api/v1/models/mine?confirm=DELETE")
+        second = await published(studio, "mine")
+        await api.delete("/v1/models/mine")
+        back = await api.post("/api/v1/models/mine/restore")
+        assert (back.status_code, back.json()["id"]) == (200, second.id)
+        await api.delete("/v1/models/mine")
+        assert (await api.post("/api/v1/models/mine@2/restore")).json()["id"] == second.id
+        for number in ("3", "9" * 30, "9" * 5000):
+            none = await api.post(f"/api/v1/models/mine@{number}/restore")
+            assert code_of(none) == (404, "model_not_found")
+
+
+async def test_an_adapter_does_not_come_back_without_its_base(studio: Rig) -> None:
+    model = await published(studio, "mine")
+    async with studio.http() as api:
+        await api.delete("/v1/models/mine")
+        await api.delete(f"/v1/models/{model.base}")
+        refused = await api.post("/api/v1/models/mine/restore")
+        assert code_of(refused) == (409, "base_deleted")
+        assert f"restore {model.base} first" in refused.json()["error"]["message"]
+        assert (await api.post(f"/api/v1/models/{model.base}/restore")).status_code == 200
+        assert (await api.post("/api/v1/models/mine/restore")).status_code == 200
+
+        await api.delete("/v1/models/mine")
+        await api.delete(f"/api/v1/models/{model.base}?confirm=DELETE")
+        gone = await api.post("/api/v1/models/mine/restore")
+    assert code_of(gone) == (409, "base_deleted")
+    assert "went for good" in gone.json()["error"]["message"]
+
+
+async def test_a_search_finds_a_name_however_it_is_spelled(studio: Rig) -> None:
+    await published(studio, "Helpdesk")
+    async with studio.http() as api:
+        found = (await api.get("/api/v1/models", params={"search": "helpDESK"})).json()["data"]
+    assert [view["name"] for view in found] == ["Helpdesk"]
+
+
+async def test_what_was_restored_and_then_deleted_for_good_goes_at_once(studio: Rig) -> None:
+    model = await published(studio, "mine")
+    storage = studio.studio.storage
+    adapter, task = storage.path(model.adapter or ""), model.lineage["task"]
+    checkpoints = storage.path(f"store://{model.project}/tasks/{task}/1/checkpoints")
+    async with studio.http() as api:
+        await api.post("/api/v1/models/mine/publish", json={"step": 7, "name": "early"})
+        await api.delete("/v1/models/mine")
+        await api.post("/api/v1/models/mine/restore")
+        await api.delete("/v1/models/early")
+        await studio.pass_time(hours=1)
+        assert adapter.is_dir()
+        await api.delete("/api/v1/models/mine?confirm=DELETE")
+        await studio.pass_time()
+        assert (adapter.exists(), checkpoints.is_dir()) == (False, True), "another one may still come back"
+        assert (await api.post("/api/v1/models/early/restore")).status_code == 200
+        await api.delete("/api/v1/models/early?confirm=DELETE")
+    await studio.pass_time()
+    assert not checkpoints.exists()

@@ -11,11 +11,11 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from repair_rig import AFTER, BEFORE, a_repair, fault, invalid, refused, told, valid
 from studio_rig import OUTPUTS, Rig, studio_rig
-from test_model_versions import put, tuned
+from test_model_versions import MERGED, put, tuned
 
 from finery_contracts.access import Role
 from finery_contracts.errors import Conflict, Forbidden
-from finery_contracts.jobs import ImportOutput, ImportSpec, TaskKind, ValidateSpec
+from finery_contracts.jobs import ImportOutput, ImportSpec, MergeSpec, TaskKind, ValidateSpec
 from finery_contracts.models import ModelState, ModelView
 from finery_contracts.options import TaskOptions
 from finery_contracts.tasks import EndReason
@@ -351,3 +351,25 @@ async def agreed_import(studio: Rig, folder: Path) -> None:
     async with studio.http() as api:
         body = {"name": "mine", "source": {"path": str(folder)}, "apply_repairs": ["nonsense"]}
         assert (await api.post("/api/v1/models", json=body)).status_code == 201
+
+
+async def test_a_merge_and_its_validation_may_take_the_code_that_its_base_may_run(tmp_path: Path) -> None:
+    studio = await studio_rig(tmp_path, allowed_code=[BEFORE[GLM]])
+    await refused(studio, tmp_path / "weights", GLM)
+    await agreed(studio, "mine", GLM)
+    await finish(studio, GLM)
+    model = await tuned(studio, model="mine")
+    async with studio.http() as api:
+        made = await api.post(f"/api/v1/models/{model.id}/publish", json={"form": "merged", "name": "whole"})
+    assert made.status_code == 200, made.text
+
+    merge = await studio.claim()
+    assert merge is not None
+    await studio.end(merge, output=MERGED)
+    check = await studio.claim()
+
+    assert check is not None
+    assert isinstance(merge.spec, MergeSpec)
+    assert isinstance(check.spec, ValidateSpec)
+    assert merge.spec.allowed_code == check.spec.allowed_code == [BEFORE[GLM], AFTER[GLM]]
+    studio.studio.database.close()

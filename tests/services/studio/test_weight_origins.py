@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 import pytest
+from repair_rig import a_repair, fault
 from sqlmodel import select
 from studio_rig import GALLERY_MODEL, Rig, code_of, studio_rig
 
@@ -277,3 +278,35 @@ async def test_without_a_connection_or_with_two_it_is_asked_which(studio: Rig) -
     assert [code_of(answer) for answer in (none, two)] == [(400, "connection_needed")] * 2
     assert code_of(foreign) == (404, "connection_not_found")
     assert chosen.status_code == 201
+
+
+async def test_a_refused_import_of_a_store_is_repaired_from_the_same_place_while_a_grant_allows_it(
+    studio: Rig,
+) -> None:
+    sample = "generation_do_sample"
+    async with studio.http() as api:
+        await connected(api)
+        grant = await granted(api)
+        await asked(api)
+        first = await claimed(studio)
+        await studio.end(first, reason=EndReason.USER_MISTAKE, error=fault("remote_code", sample))
+        offered = (await api.get("/api/v1/models/mine/repairs")).json()["data"]
+        again = await api.post("/api/v1/models/mine/repairs", json={"apply": [sample]})
+        second = await claimed(studio)
+        output = ImportOutput(
+            architecture="llama", parameters=7, size_bytes=9, dtype="bf16", max_length=256, repairs=[a_repair(sample)]
+        )  # fmt: skip
+        await studio.end(second, output=output)
+        await studio.work()
+        await api.delete(f"/api/v1/grants/{grant['id']}")
+        late = await api.post("/api/v1/models/mine@1/repairs", json={"apply": [sample]})
+    assert [(repair["id"], repair["applied"]) for repair in offered] == [(sample, False)]
+    assert again.status_code == 201, again.text
+    assert (spec_of(first).apply_repairs, spec_of(second).apply_repairs) == ([], [sample])
+    assert origin_of(second) == origin_of(first), "the same place, opened with the same secret"
+    repaired, refused = await studio.model("mine"), await studio.model("mine@1")
+    assert (repaired.state, repaired.number, repaired.lineage["repaired_from"]) == (ModelState.READY, 2, refused.id)
+    assert (refused.state, repaired.origin) == (ModelState.INVALID, refused.origin)
+    assert [repair.id for repair in repaired.repairs] == [sample]
+    assert code_of(late) == (403, "grant_missing")
+    assert SECRET not in await everything_told(studio) + again.text

@@ -141,7 +141,8 @@ def deleted(session: Session, project: str, ref: str) -> DatasetRow | None:
         DatasetRow.project == project, DatasetRow.state == DatasetState.DELETED,
         or_(DatasetRow.id == ref, DatasetRow.name == ref),
     )  # fmt: skip
-    return session.exec(query.order_by(col(DatasetRow.restorable_until).desc(), col(DatasetRow.id).desc())).first()
+    newest = col(DatasetRow.restorable_until).desc().nulls_last(), col(DatasetRow.id).desc()
+    return session.exec(query.order_by(*newest)).first()
 
 
 def everything(session: Session, project: str) -> list[DatasetView]:

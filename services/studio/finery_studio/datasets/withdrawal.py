@@ -15,7 +15,7 @@ from finery_contracts.model import Request
 from finery_contracts.models import ModelFlagged, ModelState, ModelView
 from finery_kit.db import Transaction
 from finery_studio.datasets import store
-from finery_studio.lineage import family_of
+from finery_studio.lineage import ancestors_of, family_of
 from finery_studio.models import store as model_store
 
 Born = TypeVar("Born", ModelView, DatasetView)
@@ -49,7 +49,7 @@ def withdraw(tx: Transaction, project: str, ref: str, *, by: str, reason: str) -
 def flagged_at_birth(tx: Transaction, view: Born) -> Born:
     """What was made of others says at once what of them was withdrawn, beside what came with it from elsewhere."""
     known = {told.dataset for told in view.withdrawn_inputs}
-    told = [found for found in _inherited(tx, view.project, view.id) if found.dataset not in known]
+    told = [found for found in _inherited(tx, view) if found.dataset not in known]
     if not told:
         return view
     inputs = [*view.withdrawn_inputs, *told]
@@ -68,11 +68,10 @@ def refuse_withdrawn(view: DatasetView) -> None:
         )  # fmt: skip
 
 
-def _inherited(tx: Transaction, project: str, node: str) -> list[Withdrawal]:
+def _inherited(tx: Transaction, born: ModelView | DatasetView) -> list[Withdrawal]:
     """What was withdrawn of all that a model or dataset descends from, here or where a bundle came from."""
-    family, told = family_of(tx.session, project), dict[str, Withdrawal]()
-    for found in family.ancestors(node):
-        view = family.models.get(found) or family.datasets[found]
+    told = dict[str, Withdrawal]()
+    for view in ancestors_of(tx.session, born):
         own = [view.withdrawn] if isinstance(view, DatasetView) and view.withdrawn is not None else []
         for withdrawal in (*own, *view.withdrawn_inputs):
             told.setdefault(withdrawal.dataset, withdrawal)

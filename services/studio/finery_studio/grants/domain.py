@@ -31,13 +31,17 @@ def check_resource(action: Action, resource: str) -> str:
     matched = _PLACE.fullmatch(resource)
     if matched is None:
         raise _invalid(f"{resource!r} names no place without query: s3://, file://, https://, sql:// or topic://")
+    if any(ord(sign) < 32 or ord(sign) == 127 for sign in resource):
+        raise _invalid(f"{resource!r} holds signs that nobody sees; write it without them")
     scheme, host, path = matched[1], matched[2], (matched[3] or "").rstrip("/")
     if scheme not in _SCHEMES[action]:
         raise _invalid(f"{action} goes with {', '.join(_SCHEMES[action])}, not with {scheme}://")
     parts = path.split("/")
     if any(part in (".", "..") for part in parts) or "%" in path or "\\" in resource:
         raise _invalid("write the path plainly: no part of it is . or .., nothing is encoded")
-    if scheme == "file" and (host or not path):
+    if set(parts[-1]) == {"*"}:
+        raise _invalid(f"what lies below is meant, too: write {resource.rstrip('*/')} without the *")
+    if scheme == "file" and (host or not path or "//" in path):
         raise _invalid("a folder reads file:///data")
     if scheme in _PORTS:
         host = host.lower().removesuffix(_PORTS[scheme])

@@ -44,13 +44,13 @@ def give(tx: Transaction, asked: GrantRequest, actor: Actor) -> GrantView:
 
 def narrow(tx: Transaction, grant_id: str, asked: GrantChange, *, actor: Actor) -> GrantView:
     """Less than before."""
-    grant = store.load(tx.session, actor.project, grant_id)
+    grant = store.load(tx.session, actor.project, grant_id, now=tx.now)
     return store.save(tx, domain.narrowed(grant, asked, tx.now), GrantNarrowed)
 
 
 def withdraw(tx: Transaction, grant_id: str, actor: Actor) -> GrantView:
     """One of them goes."""
-    return store.remove(tx, store.load(tx.session, actor.project, grant_id), GrantWithdrawn)
+    return store.remove(tx, store.load(tx.session, actor.project, grant_id, now=tx.now), GrantWithdrawn)
 
 
 def clear(tx: Transaction, actor: Actor) -> int:

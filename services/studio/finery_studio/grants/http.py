@@ -27,7 +27,7 @@ def routes(gate: Gate, database: Database) -> APIRouter:
 
     @router.get("/{grant_id}")
     async def one(grant_id: str, actor: Actor = reader) -> GrantView:
-        return await database.read(lambda session: store.load(session, actor.project, grant_id))
+        return await database.read(lambda session: store.load(session, actor.project, grant_id, now=database.now()))
 
     @router.post("", status_code=201)
     async def give(body: GrantRequest, wish: Wish = giver) -> GrantView:

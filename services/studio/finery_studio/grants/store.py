@@ -32,14 +32,14 @@ def of_project(session: Session, project: str) -> list[GrantView]:
     return [GrantView.model_validate_json(row.view) for row in session.exec(query)]
 
 
-def load(session: Session, project: str, grant_id: str) -> GrantView:
-    """One of this project.
+def load(session: Session, project: str, grant_id: str, *, now: datetime) -> GrantView:
+    """One of this project that still allows something.
 
     Raises:
         NotFound: it has none of that id.
     """
     row = session.get(GrantRow, grant_id, with_for_update=True)
-    if row is None or row.project != project:
+    if row is None or row.project != project or (row.expires_at is not None and row.expires_at <= now):
         raise NotFound(f"there is no grant {grant_id} in this project", code="grant_not_found")
     return GrantView.model_validate_json(row.view)
 

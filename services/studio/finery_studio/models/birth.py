@@ -14,10 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Literal
+from weakref import WeakValueDictionary
 
 from sqlmodel import Session
 
-from finery_contracts.errors import Conflict, FineryError
+from finery_contracts.errors import Conflict, FineryError, NotFound
 from finery_contracts.gallery import GalleryEntry
 from finery_contracts.jobs import ImportOutput, MergeOutput
 from finery_contracts.models import Certificate, ModelSigned, ModelState, ModelView
@@ -56,6 +57,7 @@ class Registrar:
     on_change: Policy = "refuse"
     on_withdrawn: Policy = "warn"
     _given_up: set[str] = field(default_factory=set[str])
+    _making: WeakValueDictionary[str, asyncio.Lock] = field(default_factory=WeakValueDictionary[str, asyncio.Lock])
 
     async def certify_all(self) -> int:
         """Every ready model that has none yet; how many were made."""
@@ -67,17 +69,21 @@ class Registrar:
         return made
 
     async def certify(self, view: ModelView) -> ModelView:
-        """The model with its certificate."""
-        facts = await self.database.read(lambda session: self.facts_of(session, view))
-        made = await asyncio.to_thread(self._make, facts, self.database.now())
-        signed = await self.database.write(lambda tx: _register(tx, view.id, made))
-        return signed or view
+        """The model with its certificate, which is made now unless somebody made it since the view was read."""
+        async with self._making.setdefault(view.id, asyncio.Lock()):
+            now = await self.database.read(lambda session: store.find(session, view.project, view.id)) or view
+            if now.certificate is not None:
+                return now
+            facts = await self.database.read(lambda session: self.facts_of(session, now))
+            made = await asyncio.to_thread(self._make, facts, self.database.now())
+            return await self.database.write(lambda tx: _register(tx, now.id, made)) or now
 
     async def check(self, view: ModelView) -> list[str]:
         """Before it is served: its files, and its base's, are those that were signed; what there is to warn of.
 
         Raises:
             Conflict: ``model_changed``, with the file; ``input_withdrawn``, where the policy refuses it.
+            OSError: it has no signature yet, and none can be made.
         """
         base = await self.database.read(lambda s: store.find(s, view.project, view.base or "")) if view.base else None
         models = [model for model in (view, base) if model is not None]
@@ -87,16 +93,14 @@ class Registrar:
         if self.on_change == "off":
             return warnings
         for model in models:
-            signed = model if model.certificate else await self._try(model)
-            if signed is None or signed.certificate is None:
-                continue  # nothing is there to be signed: serving it will say so
             try:
-                await asyncio.to_thread(self.verify, signed)
-            except FineryError as fault:
+                await self._verify_or_certify(model)
+            except (FineryError, OSError) as fault:
                 if self.on_change == "refuse":
                     raise
-                log.warning("model_changed", extra={"model": signed.id, "reason": fault.message})
-                warnings.append(fault.message)
+                reason = fault.message if isinstance(fault, FineryError) else str(fault)
+                log.warning("model_changed", extra={"model": model.id, "reason": reason})
+                warnings.append(reason)
         return warnings
 
     def verify(self, view: ModelView) -> Mapping[str, str]:
@@ -141,12 +145,24 @@ class Registrar:
             architecture=made.architecture if made else entry.architecture if entry else None,
         )  # fmt: skip
 
+    async def _verify_or_certify(self, view: ModelView) -> None:
+        """One that has no signature yet gets it first; what cannot be signed is not what was made here."""
+        signed = view
+        if view.certificate is None:
+            try:
+                signed = await self.certify(view)
+            except NotFound:
+                return  # nothing is there to be signed: serving it will say so
+        if signed.certificate is not None:
+            await asyncio.to_thread(self.verify, signed)
+
     async def _try(self, view: ModelView) -> ModelView | None:
         try:
             return await self.certify(view)
         except (FineryError, OSError) as fault:
             log.warning("certificate_not_made", extra={"model": view.id, "reason": str(fault)})
-            self._given_up.add(view.id)
+            if isinstance(fault, FineryError):  # a disk that is full now has room later
+                self._given_up.add(view.id)
             return None
 
     def _make(self, facts: Facts, now: datetime) -> Certificate:

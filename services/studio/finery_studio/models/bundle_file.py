@@ -2,7 +2,7 @@
 
 First ``manifest.json`` and ``manifest.sig``, then every file that the manifest names. Reading refuses, before anything
 is registered: signers that are not trusted, names that the manifest does not hold, links, paths that leave the folder,
-sizes and digests that differ, files that are missing.
+sizes and digests that differ, files that are missing, and every byte between the files that was not written so.
 """
 
 from __future__ import annotations
@@ -130,6 +130,7 @@ def unpack(file: BinaryIO, manifest: Manifest, folder: Path, keys: Keys, *, max_
         _take(file, found, folder / found.name, entry)
     if missing := sorted(manifest.files.keys() - seen):
         raise InvalidRequest(f"the bundle ends without {missing[0]}", code="bundle_incomplete", param=missing[0])
+    _check_end(file)
     return {part: _stated(part, manifest, folder, keys) for part in _parts_of(manifest)}
 
 
@@ -163,7 +164,7 @@ def _take(file: BinaryIO, found: tarfile.TarInfo, target: Path, entry: BundledFi
             digest.update(chunk)
             kept.write(chunk)
             left -= len(chunk)
-    file.read(-found.size % BLOCK)
+    _skip_padding(file, found)
     if digest.hexdigest() != entry.sha256:
         raise _changed(found.name)
 
@@ -175,14 +176,14 @@ def _read_member(file: BinaryIO, name: str) -> bytes:
     if found.size > MAX_HEAD_BYTES:
         raise _invalid(f"its {name} has {found.size:,} bytes")
     text = file.read(found.size)
-    file.read(-found.size % BLOCK)
+    _skip_padding(file, found)
     return text
 
 
 def _next_header(file: BinaryIO) -> tarfile.TarInfo | None:
     """The next plain file's header; every other kind of member is refused, extensions of the format among them."""
     block = file.read(BLOCK)
-    if not block or not block.strip(b"\0"):
+    if not block.strip(b"\0"):
         return None
     try:
         found = tarfile.TarInfo.frombuf(block, "utf-8", "strict")
@@ -190,7 +191,30 @@ def _next_header(file: BinaryIO) -> tarfile.TarInfo | None:
         raise _invalid("it is no tar of ours") from fault
     if found.type not in (tarfile.REGTYPE, tarfile.AREGTYPE) or found.size < 0:
         raise _invalid(f"{found.name[:MAX_NAME]!r} is no plain file")
+    if len(found.name.encode()) > MAX_NAME or block != _header(found.name, found.size):
+        raise _invalid(f"what it says of {found.name[:MAX_NAME]!r} was not written by an export")
     return found
+
+
+def _skip_padding(file: BinaryIO, found: tarfile.TarInfo) -> None:
+    """What fills up the last block of a file: zeros, as they were written."""
+    wanted = b"\0" * (-found.size % BLOCK)
+    padding = file.read(len(wanted))
+    if len(padding) < len(wanted):
+        raise InvalidRequest(f"the bundle ends within {found.name}", code="bundle_incomplete", param=found.name)
+    if padding != wanted:
+        raise _changed(found.name)
+
+
+def _check_end(file: BinaryIO) -> None:
+    """Two blocks of zeros, of which the first was read, and nothing but zeros after them."""
+    last = file.read(BLOCK)
+    if len(last) < BLOCK:
+        raise InvalidRequest("the bundle lacks its end; send it whole", code="bundle_incomplete", param="file")
+    while last:
+        if last.strip(b"\0"):
+            raise _invalid("something follows after its end")
+        last = file.read(CHUNK)
 
 
 def _check_name(name: str) -> None:

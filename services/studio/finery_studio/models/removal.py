@@ -15,7 +15,7 @@ from finery_contracts.tasks import TaskView
 from finery_kit.db import Transaction
 from finery_kit.storage import SCHEME
 from finery_studio.models import store, versions
-from finery_studio.removal.store import let_go, root_of
+from finery_studio.removal.store import let_go, root_of, taken_back
 from finery_studio.tasks import store as task_store
 
 
@@ -49,7 +49,7 @@ def restore(tx: Transaction, project: str, ref: str) -> ModelView:
 
     Raises:
         NotFound: nothing of that name was deleted.
-        Conflict: ``not_restorable``: its time is over, or it was deleted for good.
+        Conflict: ``not_restorable``: its time is over, or it was deleted for good; ``base_deleted``.
     """
     found = store.deleted(tx.session, project, ref)
     row = tx.session.get(store.ModelRow, found.id, with_for_update=True, populate_existing=True) if found else None
@@ -58,9 +58,25 @@ def restore(tx: Transaction, project: str, ref: str) -> ModelView:
     view = ModelView.model_validate_json(row.view)
     if view.restorable_until is None or tx.now >= view.restorable_until or row.was is None:
         raise Conflict(f"model {view.name} was deleted for good; make it again", code="not_restorable")
+    _refuse_without_base(tx, view)
     current = store.find(tx.session, project, view.name) is None
     back = store.changed(view, state=ModelState(row.was), restorable_until=None, current=current)
-    return store.save(tx, back, ModelRestored)
+    saved = store.save(tx, back, ModelRestored)
+    taken_back(tx, project, places_of(tx, saved))
+    return saved
+
+
+def _refuse_without_base(tx: Transaction, view: ModelView) -> None:
+    """An adapter whose base went meanwhile could be neither checked nor merged nor exported."""
+    row = tx.session.get(store.ModelRow, view.base) if view.base else None
+    if row is not None and row.state == ModelState.DELETED:
+        base = ModelView.model_validate_json(row.view)
+        restorable = base.restorable_until is not None and tx.now < base.restorable_until
+        remedy = f"restore {base.id} first" if restorable else "that went for good: tune again"
+        raise Conflict(
+            f"model {view.name} is an adapter on {base.name}, which was deleted, too; {remedy}",
+            code="base_deleted", details=[{"base": base.id, "name": base.name}],
+        )  # fmt: skip
 
 
 def places_of(tx: Transaction, view: ModelView) -> list[str | None]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta
 
-from sqlalchemy import Index, Text, func, text
+from sqlalchemy import Index, Text, cast, func, text
 from sqlalchemy.exc import IntegrityError
 from sqlmodel import Field, Session, col, or_, select
 from sqlmodel.sql.expression import SelectOfScalar
@@ -150,13 +150,13 @@ def versions(session: Session, project: str, name: str) -> list[ModelView]:
 
 def deleted(session: Session, project: str, ref: str) -> ModelRow | None:
     """The newest row of this id, name or ft: name that is deleted; its files may still be there."""
-    name, _, number = ref.rpartition("@")
-    exact = (ModelRow.series == name) & (ModelRow.number == int(number)) if number.isdecimal() and name else False
+    exact = col(ModelRow.series).concat("@").concat(cast(ModelRow.number, Text)) == ref
     query = select(ModelRow).where(
         ModelRow.project == project, ModelRow.state == ModelState.DELETED,
         or_(ModelRow.id == ref, ModelRow.name == ref, ModelRow.openai_name == ref, exact),
     )  # fmt: skip
-    return session.exec(query.order_by(col(ModelRow.restorable_until).desc(), col(ModelRow.id).desc())).first()
+    newest = col(ModelRow.restorable_until).desc().nulls_last(), col(ModelRow.id).desc()
+    return session.exec(query.order_by(*newest)).first()
 
 
 def unsigned(session: Session, *, limit: int = 20) -> list[ModelView]:
@@ -183,7 +183,7 @@ def list_models(
     """Newest first."""
     query = select(ModelRow).where(ModelRow.project == project, ModelRow.state != ModelState.DELETED)
     if search:
-        query = query.where(col(ModelRow.name).contains(search, autoescape=True))
+        query = query.where(col(ModelRow.name).icontains(search, autoescape=True))
     if after:
         query = query.where(col(ModelRow.id) < after)
     rows = session.exec(query.order_by(col(ModelRow.id).desc()).limit(limit))

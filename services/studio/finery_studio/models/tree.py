@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from finery_contracts.errors import Conflict
@@ -42,8 +43,17 @@ def payload_of(view: ModelView, storage: Storage) -> dict[str, Path]:
             continue
         if path.is_symlink() or not path.is_file() or len(files) >= MAX_FILES:
             raise Conflict(f"{name} of model {view.name} is no plain file", code="model_changed", param=name)
-        files[f"original-{name}" if name in (CARD, BILL, SIGNATURE) else name] = path
+        files[name] = path
+    for name in (CARD, BILL, SIGNATURE):  # the certificate's own names
+        if name in files:
+            files[_free_name(name, files)] = files.pop(name)
     return files
+
+
+def _free_name(name: str, files: Mapping[str, Path]) -> str:
+    """No file hides another one that is named so already."""
+    other = f"original-{name}"
+    return _free_name(other, files) if other in files else other
 
 
 def tree_of(view: ModelView, storage: Storage) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from enum import Enum
 
+from sqlalchemy import func
 from sqlmodel import Field, Session, col, or_, select
 
 from finery_contracts.datasets import DatasetState
@@ -66,6 +67,23 @@ def settled(tx: Transaction, urls: Iterable[str]) -> None:
         row = tx.session.get(LeftoverRow, url, with_for_update=True)
         if row is not None:
             row.due_at = min(row.due_at, tx.now + SETTLE)
+            tx.session.add(row)
+
+
+def taken_back(tx: Transaction, project: str, urls: Iterable[str | None]) -> None:
+    """A model that names these places was restored: of its deletion no time is left over for its next one.
+
+    They are looked at when the last other deleted model that names them cannot come back any longer.
+    """
+    for url in sorted({url for url in urls if url}):
+        row = tx.session.get(LeftoverRow, url, with_for_update=True)
+        if row is not None:
+            others = select(func.max(ModelRow.restorable_until)).where(
+                ModelRow.project == project, ModelRow.state == ModelState.DELETED,
+                col(ModelRow.view).contains(_needle(url), autoescape=True),
+            )  # fmt: skip
+            last = tx.session.exec(others).first()
+            row.due_at = max(tx.now, datetime.fromisoformat(last) if last else tx.now) + SETTLE
             tx.session.add(row)
 
 
