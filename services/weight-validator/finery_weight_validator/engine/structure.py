@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +27,7 @@ _GROUPED = frozenset({"mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2
                       "smollm3"})  # fmt: skip
 """Families whose missing ``num_key_value_heads`` means a fixed number, not the number of heads."""
 _LEFTOVERS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
+_WEIGHT = re.compile(r"(^|\.)weight$|_proj\.bias$")
 _EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 _REMEDY = "use the config.json and the weights of one and the same save"
 
@@ -35,6 +36,7 @@ _NUMBERS = ("rms_norm_eps", "layer_norm_eps", "rope_theta", "initializer_range",
             "partial_rotary_factor", "attn_logit_softcapping", "final_logit_softcapping")  # fmt: skip
 _COUNTS = ("max_position_embeddings", "sliding_window", "n_positions", "seq_length", "num_experts_per_tok",
            "moe_intermediate_size", "kv_channels")  # fmt: skip
+_ABOVE_ZERO = frozenset({"rms_norm_eps", "layer_norm_eps", "rope_theta", "factor"})
 _OFF_AT_ZERO = frozenset({"sliding_window"})
 """transformers itself writes 0 where the window is switched off."""
 _TRUTHS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache", "use_sliding_window", "use_qk_norm")
@@ -113,7 +115,22 @@ def key_findings(config: Mapping[str, Any]) -> list[Finding]:
         if value is not None and not (type(value) is int and least <= value <= largest):
             findings.append(_differs(key, f"{_shown(value)} is no whole number from {least} to {largest}"))
     findings += _type_findings(config)
-    return findings or [*_ratio_findings(config), *_token_findings(config)]
+    return findings or [*_ratio_findings(config), *token_findings(config, config.get("vocab_size"))]
+
+
+def token_findings(said: Mapping[str, Any], rows: Any, file: str = "config.json") -> list[Finding]:
+    """``token_id_outside``: an end that the model cannot say never comes. Padding is replaced by loaders."""
+    findings = list[Finding]()
+    for key in _TOKENS if type(rows) is int else ():
+        value = said.get(key)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        outside = [entry for entry in ids if type(entry) is not int or not 0 <= entry < rows]
+        if outside:
+            say = warning if key == "pad_token_id" else error
+            message = f"{_shown(outside[0])} is no id from 0 to {rows - 1}, the rows that vocab_size promises"
+            remedy = "use the config.json and the tokenizer of one and the same model"
+            findings.append(say("token_id_outside", f"{file}: {key}", message=message, remedy=remedy))
+    return findings
 
 
 def quantisation_findings(config: Mapping[str, Any] | None, tensors: Sequence[Tensor]) -> list[Finding]:
@@ -159,9 +176,13 @@ def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> lis
 
 
 def dtype_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
-    """``dtype_mixed`` when floating weights of an unquantised model come in more than one type, ``dtype_differs``."""
+    """``tensor_dtype_wrong`` for weights of an unquantised model that are no real numbers, ``dtype_mixed`` when they
+    come in more than one type, ``dtype_differs``.
+    """
     if config.get("quantization_config"):
         return []
+    if unreal := [tensor for tensor in tensors if tensor.dtype[0] in "IUBC" and _is_weight(tensor)]:
+        return [_unreal(tensor) for tensor in unreal]
     kinds = Counter(tensor.dtype for tensor in tensors if "F" in tensor.dtype)
     stated = _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
     if len(kinds) == 1 and stated not in (None, *kinds):
@@ -181,6 +202,17 @@ def dtype_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list
             remedy="save the model in one type, unless the mixture is meant",
         )
     ]
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """And no mask or table of positions, which some families keep beside their weights."""
+    return tensor.dtype != "BF16" and bool(_WEIGHT.search(tensor.name))
+
+
+def _unreal(tensor: Tensor) -> Finding:
+    message = f"its values are {tensor.dtype}, no type of a weight, and config.json says nothing of quantisation"
+    remedy = "save the model again in bf16, or put the config.json of the quantised model there"
+    return error("tensor_dtype_wrong", f"{tensor.file}: {tensor.name}", message=message, remedy=remedy)
 
 
 def vocabulary_findings(tensors: Sequence[Tensor], *, tokens: int) -> list[Finding]:
@@ -210,6 +242,11 @@ def _type_findings(config: Mapping[str, Any]) -> list[Finding]:
             value = config.get(key)
             if value is not None and type(value) not in types:
                 findings.append(_differs(key, f"{_shown(value)} is no {name}"))
+    for place, holder in _holders_of(config):
+        for key in sorted(_ABOVE_ZERO & holder.keys()):
+            value = holder[key]
+            if type(value) in (int, float) and value <= 0:
+                findings.append(_differs(f"{place}{key}", f"{_shown(value)} is not more than 0"))
     names = config.get("architectures")
     if isinstance(names, list) and not all(isinstance(entry, str) for entry in names):
         findings.append(_differs("architectures", "it holds something that is no text"))
@@ -222,19 +259,14 @@ def _type_findings(config: Mapping[str, Any]) -> list[Finding]:
     return findings
 
 
-def _token_findings(config: Mapping[str, Any]) -> list[Finding]:
-    """``token_id_outside``: an end that the model cannot say never comes. Padding is replaced by loaders."""
-    findings, rows = [], config.get("vocab_size")
-    for key in _TOKENS if rows else ():
-        value = config.get(key)
-        outside = [entry for entry in (value if isinstance(value, list) else [value]) if entry is not None]
-        outside = [entry for entry in outside if not 0 <= entry < rows]
-        if outside:
-            say = warning if key == "pad_token_id" else error
-            message = f"{outside[0]} is no id from 0 to {rows - 1}, the rows that vocab_size promises"
-            remedy = "use the config.json and the tokenizer of one and the same model"
-            findings.append(say("token_id_outside", f"config.json: {key}", message=message, remedy=remedy))
-    return findings
+def _holders_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """config.json, and where it says how positions turn, for each kind of layer too."""
+    yield "", config
+    for name in ("rope_parameters", "rope_scaling"):
+        turning = config.get(name)
+        if isinstance(turning, dict):
+            yield f"{name}.", turning
+            yield from ((f"{name}.{kind}.", said) for kind, said in turning.items() if isinstance(said, dict))
 
 
 def _ratio_findings(config: Mapping[str, Any]) -> list[Finding]:
