@@ -26,7 +26,7 @@ _NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attenti
 _GROUPED = frozenset({"mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "glm", "glm4",
                       "smollm3"})  # fmt: skip
 """Families whose missing ``num_key_value_heads`` means a fixed number, not the number of heads."""
-_LEFTOVERS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
+_LEFTOVERS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$|\.mlp\.act(_fn)?\.scales$")
 _WEIGHT = re.compile(r"(^|\.)weight$|_proj\.bias$")
 _EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 _REMEDY = "use the config.json and the weights of one and the same save"
@@ -158,8 +158,8 @@ def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> lis
 
     ``config`` must have passed ``key_findings``.
     """
-    model_type = config.get("model_type")
-    if model_type not in _FAMILIES or config.get("quantization_config"):
+    model_type, stated = config.get("model_type"), config.get("quantization_config")
+    if model_type not in _FAMILIES or (stated and not _is_awq(stated)):
         why = "quantised weights have a layout of their own" if model_type in _FAMILIES else "the family is not known"
         remedy = "nothing to do: loading the model compares them"
         return [info("structure_not_compared", f"model_type {model_type}", message=why, remedy=remedy)]
@@ -172,7 +172,10 @@ def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> lis
         config = {**config, "num_hidden_layers": layers}  # the layers that are there can still be compared
     prefix = "" if "embed_tokens.weight" in by_name else "model."
     optional = {"lm_head.weight"} if _tied(config) else set[str]()
-    return findings + _compare(by_name, expected=_expected(config, prefix), optional=optional)
+    expected = _expected(config, prefix)
+    if stated:
+        expected = _packed(expected, stated)
+    return findings + _compare(by_name, expected=expected, optional=optional)
 
 
 def dtype_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
@@ -349,6 +352,33 @@ def _feedforward(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _tied(config: Mapping[str, Any]) -> bool:
     return bool(config.get("tie_word_embeddings", _FAMILIES[config["model_type"]].tied))
+
+
+def _is_awq(stated: Mapping[str, Any]) -> bool:
+    """In the one layout that is known here; others are left to the loading."""
+    bits, group = stated.get("bits"), stated.get("group_size")
+    usual = stated.get("quant_method") == "awq" and str(stated.get("version") or "gemm").lower() == "gemm"
+    return usual and bits in (2, 4, 8) and type(group) is int and (group > 0 or group == -1)
+
+
+def _packed(expected: Mapping[str, tuple[int, ...]], stated: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The same tensors after AWQ: a projection becomes whole numbers, zero points and scales, input first.
+
+    Source: AutoAWQ's WQLinear_GEMM, whose layout transformers reads.
+    """
+    said = stated.get("modules_to_not_convert")
+    kept = [str(name) for name in said] if isinstance(said, list) else []
+    packed: dict[str, tuple[int, ...]] = {}
+    for name, shape in expected.items():
+        module = name.removesuffix(".weight")
+        if not name.endswith("_proj.weight") or any(part in module for part in kept):
+            packed[name] = shape
+            continue
+        rows, columns = shape
+        group, words = stated["group_size"] if stated["group_size"] > 0 else columns, rows * stated["bits"] // 32
+        packed[f"{module}.qweight"] = (columns, words)
+        packed[f"{module}.qzeros"], packed[f"{module}.scales"] = (columns // group, words), (columns // group, rows)
+    return packed
 
 
 def _layer_count(names: Mapping[str, Tensor]) -> int:
