@@ -10,7 +10,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from finery_weight_validator.engine.headers import Tensor
-from finery_weight_validator.engine.structure import key_findings, layout_findings
+from finery_weight_validator.engine.structure import key_findings, layout_findings, quantisation_findings
 
 SMALL = {
     "vocab_size": 50, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -84,3 +84,13 @@ def test_weights_after_awq_are_compared_by_their_own_layout(spoil: Callable[[dic
     found = layout_findings(config, [Tensor(name, "F16", shape, "f", 0, 0) for name, shape in held.items()])
 
     assert [finding.code for finding in found] == ([code] if code else [])
+
+
+def test_a_quantisation_that_is_only_said_hides_no_other_fault() -> None:
+    config = {"model_type": "qwen2", **SMALL, "quantization_config": AWQ}
+    weights = [Tensor("model.layers.1.mlp.up_proj.weight", "BF16", (48, 16), "f", 0, 0)]
+
+    found = layout_findings(config, weights)
+
+    assert "tensor_shape_wrong" in [finding.code for finding in found]
+    assert quantisation_findings(config, weights)[0].code == "quantization_config_unexpected"

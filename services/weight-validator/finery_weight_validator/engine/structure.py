@@ -144,7 +144,7 @@ def quantisation_findings(config: Mapping[str, Any] | None, tensors: Sequence[Te
         return [
             error("quantization_config_missing", "config.json: quantization_config", message=message, remedy=remedy)
         ]
-    if stated and not packed and all(tensor.dtype in ("F64", "F32", "F16", "BF16") for tensor in tensors):
+    if stated and not _are_quantised(tensors):
         message = "it is there, but no tensor is quantised"
         remedy = "remove it, or use the quantised weights it belongs to"
         return [
@@ -153,12 +153,17 @@ def quantisation_findings(config: Mapping[str, Any] | None, tensors: Sequence[Te
     return []
 
 
+def _are_quantised(tensors: Sequence[Tensor]) -> bool:
+    return any(tensor.dtype not in _DTYPES.values() or _QUANTISED.search(tensor.name) for tensor in tensors)
+
+
 def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
     """``tensor_missing``, ``tensor_surplus``, ``tensor_shape_wrong`` and ``structure_differs``, by the family's layout.
 
     ``config`` must have passed ``key_findings``.
     """
-    model_type, stated = config.get("model_type"), config.get("quantization_config")
+    model_type = config.get("model_type")
+    stated = config.get("quantization_config") if _are_quantised(tensors) else None
     if model_type not in _FAMILIES or (stated and not _is_awq(stated)):
         why = "quantised weights have a layout of their own" if model_type in _FAMILIES else "the family is not known"
         remedy = "nothing to do: loading the model compares them"
