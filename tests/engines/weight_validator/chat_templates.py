@@ -102,6 +102,8 @@ def hostile() -> Iterator[tuple[str, str]]:
         yield f"hidden {number} with tools", "{% if tools %}" + trick + "{% endif %}" + BODY
     for number, trick in enumerate((*ESCAPES[:8], *LOADS, FLOODS[11])):
         yield f"hidden {number} where nobody comes", "{% if messages|length > 99 %}" + trick + "{% endif %}" + BODY
+    for number, trick in enumerate(("{{ 'x' * 10**11 }}", "{% set ns = namespace() %}{% set ns.__class__ = 1 %}")):
+        yield f"known before rendering {number}", "{% if messages|length > 99 %}" + trick + "{% endif %}" + BODY
     for number, trick in enumerate(BROKEN):
         yield f"broken {number}", trick + BODY
     for number, text in enumerate(FORGETFUL[1:]):

@@ -72,6 +72,11 @@ def pickles(canary: Path) -> Iterator[Case]:
             yield f"pickle {kind} as {name}", write(name, held[kind])
     for kind in held.keys() - set(chosen):
         yield f"pickle {kind}", write("pytorch_model.bin", held[kind])
+    call = _Calls(os.system, f"touch {canary}")
+    yield "pickle that goes on after its call", write("LICENSE", pickle.dumps([call, "x" * 200_000], protocol=0))
+    yield "pickle with a long text first", write("README.md", pickle.dumps(["x" * 70_000, call], protocol=1))
+    yield "pickle of megabytes", write("NOTICE", pickle.dumps(["x" * 600, call, "x" * 5_000_000], protocol=0))
+    yield "pickle that breaks off", write("notes.dat", pickle.dumps(call, protocol=0).removesuffix(b"."))
 
 
 def archives(canary: Path) -> Iterator[Case]:
@@ -96,6 +101,9 @@ def archives(canary: Path) -> Iterator[Case]:
     yield "archive tar", write("data.txt", room.getvalue())
     yield "archive gzip", write("tokenizer.model", b"\x1f\x8b\x08" + bytes(30))
     yield "archive 7z", write("vocab.txt", b"7z\xbc\xaf\x27\x1c" + bytes(30))
+    yield "archive lzma", write("w.lzma", bytes(30))
+    yield "archive cabinet", write("vocab.txt", b"MSCF" + bytes(40))
+    yield "archive of compress", write("merges.txt", b"\x1f\x9d\x90" + bytes(30))
     yield "archive inside a tensor", lambda m: _zip_in_tensor(m, packed("polyglot"))
     yield "archive behind a text", write("NOTICE", b"plain words\n" + packed("appended"))
 
@@ -138,6 +146,8 @@ def headers() -> Iterator[Case]:
     yield "header two names for one place", header(lambda h: h.update(second=dict(h["model.norm.weight"])))
     yield "header lying shape", header(lambda h: h["model.norm.weight"].update(shape=[8, 8]))
     yield "header lying name", header(lambda h: h.update({"model.norm.wieght": h.pop("model.norm.weight")}))
+    for name, about in {"number": {"a": 1}, "list": ["a"], "object": {"a": {"b": "c"}}}.items():
+        yield f"header metadata {name}", header(lambda h, about=about: h.update(__metadata__=about))
     yield "header control signs", header(lambda h: h.update({"a\x1b[2J\n\x00": h.pop("model.norm.weight")}))
 
 
@@ -166,6 +176,10 @@ def files(canary: Path) -> Iterator[Case]:
     for name in ("config.json", "tokenizer_config.json", "generation_config.json"):
         yield f"code asked in {name}", change(name, auto_map={"AutoModelForCausalLM": "modeling_x.M"})
         yield f"code asked elsewhere in {name}", change(name, auto_map={"AutoConfig": "evil/repo--x.M"})
+    yield "code Windows program", write("README.md", b"MZ\x90\0" + bytes(60))
+    for name in ("preprocessor_config.json", "video_preprocessor_config.json"):
+        yield f"code asked in {name}", write(name, b'{"auto_map": {"AutoImageProcessor": "evil/repo--x.M"}}')
+    yield "adapter on other weights", write("adapter_config.json", b'{"base_model_name_or_path": "/srv/elsewhere"}')
     yield "code custom generate", change("generation_config.json", custom_generate="evil/repo")
     for name in ("config.json", WEIGHTS, "tokenizer.json", "generation_config.json"):
         yield f"empty {name}", write(name, b"")

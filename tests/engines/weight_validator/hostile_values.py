@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from folder_builders import WEIGHTS, change_json
-from hostile_folders import Case, Damage, change, write
+from hostile_folders import Case, Damage, change, header, write
 
 _BITS = {"F16": 0x7E00, "BF16": 0x7FC0, "F32": 0x7F800000, "F64": 0x7FF0000000000000, "F8_E5M2": 0x7C, "F8_E4M3": 0x7F}
 _SIZES = {"F16": "<H", "BF16": "<H", "F32": "<I", "F64": "<Q", "F8_E5M2": "<B", "F8_E4M3": "<B"}
@@ -36,13 +36,22 @@ def configs() -> Iterator[Case]:
         yield f"config without {key}", change("config.json", key)
     texts = {
         "NaN": b'{"model_type": "llama", "x": NaN}', "Infinity": b'{"x": -Infinity}', "deep": b"[" * 10**6,
-        "UTF-16": "{}".encode("utf-16"),
+        "UTF-16": "{}".encode("utf-16"), "half a sign": b'{"model_type": "\\ud800"}',
         "BOM": b"\xef\xbb\xbf{}", "two values": b"{} {}", "long number": b'{"x": ' + b"1" * 100_000 + b"}",
         "NUL": b"{}\0",
     }  # fmt: skip
     for name, text in texts.items():
         for file in ("config.json", "generation_config.json"):
             yield f"{file} {name}", write(file, text)
+    for theta in (0, -1.0):
+        yield f"config turning {theta}", change("config.json", rope_parameters={"rope_theta": theta})
+    sampling: dict[str, list[Any]] = {
+        "temperature": ["hot", -1, True], "top_p": [5, -0.1], "top_k": [1.5, [5]], "max_length": ["x", 0],
+        "num_beams": [10**9, "many"], "eos_token_id": [10**9, -1, [[1]], "</s>"], "bos_token_id": [320],
+    }  # fmt: skip
+    for key, values in sampling.items():
+        for value in values:
+            yield f"generation {key} {value!r}", change("generation_config.json", do_sample=True, **{key: value})
     for key in ("temperature", "top_p", "top_k"):
         yield f"sampling {key} alone", change("generation_config.json", **{key: 1})
     yield "another JSON file", write("added_tokens.json", b"{,}")
@@ -54,6 +63,12 @@ def tensors() -> Iterator[Case]:
     for dtype in _BITS:
         for place in ("first", "last", "middle"):
             yield f"not finite {dtype} {place}", _poison(dtype, place)
+    for dtype in ("I16", "U16"):
+        yield f"whole numbers {dtype}", header(lambda h, dtype=dtype: h["model.norm.weight"].update(dtype=dtype))
+    for dtype in ("I8", "U8", "BOOL"):
+        told = {"dtype": dtype, "shape": [64, 128]}
+        name = "model.layers.0.self_attn.q_proj.weight"
+        yield f"whole numbers {dtype}", header(lambda h, told=told, name=name: h[name].update(told))
 
 
 def tokenizers() -> Iterator[Case]:

@@ -62,14 +62,14 @@ EXPECTED = {
     "file": {
         "path_escape", "special_file", "remote_code", "config_unreadable", "weights_missing", "weights_hollow",
         "header_invalid", "tokenizer_not_loadable", "generation_config_not_json", "file_not_downloaded",
-        "checksum_wrong",
+        "checksum_wrong", "adapter_not_merged",
     },
     "index": {"index_incomplete"},
     "config": {
         "config_unreadable", "structure_differs", "generation_config_not_json", "do_sample_missing", "file_not_json",
-        "token_id_outside", "tensor_shape_wrong", "quantization_config_unexpected",
+        "token_id_outside", "tensor_shape_wrong", "quantization_config_unexpected", "generation_value_wrong",
     },
-    "tensor": {"not_finite"},
+    "tensor": {"not_finite", "tensor_dtype_wrong"},
     "tokenizer": {"tokenizer_not_loadable", "vocabulary_too_small"},
     "gguf": {"gguf_invalid"},
 }  # fmt: skip
@@ -117,6 +117,10 @@ def test_a_good_folder_of_a_known_family_raises_no_alarm(tmp_path: Path, family:
     (noted / "LICENSE").unlink()
     (noted / "README.md").write_text("---\nlicense: apache-2.0\n---\n# A model\n")
     (noted / ".gitattributes").write_text("*.safetensors filter=lfs\n")
+    (noted / ".git" / "hooks").mkdir(parents=True)
+    (noted / ".git" / "hooks" / "pre-push.sample").write_text("#!/bin/sh\n")
+    (noted / "NOTICE").write_text("Node.js and isympy are not in it.\n")
+    (noted / "merges.txt").write_text("isympy\nsympy\n")
     (noted / "images").mkdir()
     (noted / "images" / "logo.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
     change_json(noted / "generation_config.json", do_sample=True, temperature=0.7, top_p=0.9)

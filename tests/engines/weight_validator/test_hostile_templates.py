@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
-from chat_templates import GOOD, hostile
+from chat_templates import BODY, GOOD, hostile
 
 from finery_weight_validator.engine import chat, limited
 from finery_weight_validator.engine.findings import errors_of
+from finery_weight_validator.engine.folder import survey
 
 QUICK = limited.Limits(cpu_s=0.3, wall_s=5.0, memory_bytes=128 * 2**20, answer_bytes=32 * 2**20)
 TOKENS = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "</s>"}
@@ -30,6 +32,39 @@ def test_no_hostile_template_is_accepted_or_takes_long() -> None:
     assert len(cases) >= 180
     assert slow == []
     assert _children() == before
+
+
+TRICK = "{{ ''.__class__.__mro__ }}"
+PLACES: dict[str, dict[str, object]] = {
+    "a name of several": {"tokenizer_config.json": {"chat_template": [
+        {"name": "default", "template": BODY}, {"name": "tool_use", "template": TRICK}]}},
+    "behind the file": {"chat_template.jinja": BODY, "tokenizer_config.json": {"chat_template": TRICK}},
+    "a processor's": {"chat_template.jinja": BODY, "processor_config.json": {"chat_template": TRICK}},
+    "named ones in an object": {"chat_template.jinja": BODY, "chat_template.json": {"chat_template": {"rag": TRICK}}},
+    "a second file": {"chat_template.jinja": BODY, "tools.jinja": TRICK},
+    "a folder of them": {"chat_template.jinja": BODY, "additional_chat_templates/tool_use.jinja": TRICK},
+    "one that does not parse": {"chat_template.jinja": BODY, "tools.jinja": "{% if %}"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_hostile_template_that_is_not_the_chosen_one_is_found_too(tmp_path: Path, place: str) -> None:
+    (tmp_path / "additional_chat_templates").mkdir()
+    for name, content in PLACES[place].items():
+        (tmp_path / name).write_text(content if isinstance(content, str) else json.dumps(content))
+    found = survey(tmp_path)
+
+    (fault,) = chat.other_findings(found, tokens=TOKENS)
+
+    assert errors_of(chat.template_findings(chat.template_of(found)[0], tokens=TOKENS)[0]) == []
+    assert (fault.code, fault.severity) == ("chat_template_invalid", "error")
+    assert fault.where.startswith(list(PLACES[place])[-1])
+
+
+def test_another_template_need_not_fit_an_ordinary_conversation(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text(BODY)
+    (tmp_path / "rag.jinja").write_text("{% for d in documents %}{{ d.text }}{% endfor %}")
+    assert chat.other_findings(survey(tmp_path), tokens=TOKENS) == []
 
 
 @pytest.mark.parametrize("name", GOOD)

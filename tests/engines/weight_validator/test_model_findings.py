@@ -12,10 +12,12 @@ from typing import Any
 
 import pytest
 from folder_builders import WEIGHTS, change_header, change_json, change_tensors, codes, validate
+from transformers import AutoConfig
 
 from finery_contracts.jobs import EngineJob, JobResult, ValidateSpec
 from finery_ml.job import JobFolder, Terminated
 from finery_weight_validator.engine import check
+from finery_weight_validator.engine.published import compare
 
 PUBLISHED = {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "vocab_size": 320, "rope_theta": 10000,
              "rms_norm_eps": 1e-6, "architectures": ["LlamaForCausalLM"], "rope_scaling": None}  # fmt: skip
@@ -78,6 +80,22 @@ def test_a_config_as_it_was_published_has_no_findings(model: Path, tmp_path: Pat
     change_json(model / "config.json", rms_norm_eps=9.999999974752427e-07)  # as a GGUF file gives it back
 
     assert validate(model, tmp_path / "job", published_config=PUBLISHED)[2]["findings"] == []
+
+
+@pytest.mark.parametrize(("model_type", "published"), [
+    ("gemma3_text", {"rope_theta": 1000000, "rope_local_base_freq": 10000, "num_hidden_layers": 2}),
+    ("qwen3_moe", {"num_experts": 16, "num_experts_per_tok": 2, "rope_theta": 1000000}),
+])  # fmt: skip
+def test_a_config_that_was_saved_again_says_the_same_in_other_places(
+    tmp_path: Path, model_type: str, published: dict[str, Any]
+) -> None:
+    AutoConfig.for_model(model_type, **published).save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "config.json").read_text())
+
+    assert compare(saved, {"model_type": model_type, **published}) == []
+    for key, value in published.items():
+        other = compare(saved, {"model_type": model_type, **published, key: value * 2})
+        assert [finding.where for finding in other] == [f"config.json: {key}"]
 
 
 @pytest.mark.parametrize("reference", [{}, {"model_type": 1, "hidden_size": 64}, {"transformers_version": "5"}])

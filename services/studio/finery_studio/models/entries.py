@@ -6,6 +6,7 @@ Judges the words alone: whether ids repeat and who may replace what is the busin
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import Annotated, Literal, NamedTuple, cast
 
 from packaging.licenses import InvalidLicenseExpression, canonicalize_license_expression
@@ -142,6 +143,7 @@ def contradictions(said: ModelSaid, family: FamilySaid) -> Iterator[Contradictio
             "supports.tune", f"{method} has figures but is not offered", f"add {method}, or drop its figures"
         )
     yield from _made_but_not_served(said)
+    yield from _override_faults(said.overrides)
     yield from _config_faults(said.published_config or {}, "published_config")
 
 
@@ -153,6 +155,12 @@ def remedy_for(kind: str, shape: type[BaseModel] | None) -> str:
     )
 
 
+_OVERRIDES = ("eos_token", "pad_token", "model_max_length")
+_NO_STRUCTURE = frozenset({
+    "model_type", "architectures", "transformers_version", "torch_dtype", "dtype", "use_cache", "auto_map",
+    "_name_or_path", "quantization_config", "initializer_range", "_attn_implementation",
+})  # fmt: skip
+"""Keys of config.json by which validation compares nothing."""
 _DEPLOY_ONLY = "a quantised entry can only be deployed"
 _OTHER_ENTRY = "leave it out here; the un-quantised weights are an entry of their own"
 _Rule = tuple[Callable[[ModelSaid, FamilySaid], bool], str, str, str]
@@ -199,6 +207,19 @@ _RULES: tuple[_Rule, ...] = (
         lambda m, _: m.source is not None and not m.source.startswith(("package://", "file:///", "/")),
         "source", "it is no folder that can be read", "give package://…, file:///… or an absolute path",
     ),
+    (
+        lambda m, _: m.gguf_file is not None and m.gguf_file != PurePosixPath(m.gguf_file).name,
+        "gguf_file", "it is no plain name of a file", "name a file at the top of source",
+    ),
+    (
+        lambda m, _: len(set(m.supports.tune)) < len(m.supports.tune),
+        "supports.tune", "a method is there twice", "keep one of the two",
+    ),
+    (
+        lambda m, _: m.published_config is not None and not m.published_config.keys() - _NO_STRUCTURE,
+        "published_config", "it holds no key that describes a structure",
+        "take the structure keys of the published config.json, such as hidden_size, or leave it out",
+    ),
     (lambda m, _: m.gguf_file is not None and m.source is None, "gguf_file", "there is no source", "give source, too"),
     (
         lambda m, _: m.published_config is not None and not isinstance(m.published_config.get("model_type"), str),
@@ -221,6 +242,17 @@ def _made_but_not_served(said: ModelSaid) -> Iterator[Contradiction]:
                 "supports.compress", f"what {strategy} makes ({form}) could not be deployed",
                 f"add {form} to supports.deploy, or leave {strategy} out",
             )  # fmt: skip
+
+
+def _override_faults(overrides: Mapping[str, JsonValue]) -> Iterator[Contradiction]:
+    """What import would refuse later."""
+    for key, value in overrides.items():
+        if key not in _OVERRIDES:
+            yield Contradiction(f"overrides.{key}", "import knows no such override", f"use {', '.join(_OVERRIDES)}")
+        elif key == "model_max_length" and not (type(value) is int and value >= 16):
+            yield Contradiction(f"overrides.{key}", "it is no whole number of tokens, at least 16", "correct the value")
+        elif key != "model_max_length" and not (isinstance(value, str) and value):
+            yield Contradiction(f"overrides.{key}", "it is no token", "give the token's text")
 
 
 def _config_faults(config: Mapping[str, JsonValue], place: str) -> Iterator[Contradiction]:

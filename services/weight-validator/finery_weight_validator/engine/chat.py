@@ -5,6 +5,7 @@ The rendering is done by ``template`` in a limited child; here only its answer i
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from finery_contracts.jobs import Finding
@@ -13,7 +14,7 @@ from finery_weight_validator.engine.findings import error, info, warning
 from finery_weight_validator.engine.folder import Survey, read_json
 
 LIMITS = limited.Limits(cpu_s=2.0, wall_s=10.0, memory_bytes=256 * 2**20, answer_bytes=32 * 2**20)
-_MAX_TEMPLATE = 2**20
+_MAX_TEMPLATE, _MOST_TEMPLATES = 2**20, 16
 _ASKED, _ANSWERED, _AGAIN = "Wie geht es dir, 你好?", "Sehr gut, danke 🙂.", "def f(x): return [x]  # привет"
 _SYSTEM, _CITY, _WEATHER = "Be brief.", "Reykjavik", "snow, -3 degrees"
 _TOOL = {
@@ -61,6 +62,29 @@ def template_of(found: Survey) -> tuple[str | None, list[Finding]]:
     return None, []
 
 
+def other_findings(found: Survey, *, tokens: dict[str, str], limits: limited.Limits = LIMITS) -> list[Finding]:
+    """``chat_template_invalid`` for templates that a loader may take in place of the chosen one: by name, for tools.
+
+    They need not fit an ordinary conversation, but they must parse and keep to their sandbox and limits.
+    """
+    chosen, _ = template_of(found)
+    others = [(where, text) for where, text in _stated(found) if text != chosen and text.strip()]
+    findings = list[Finding]()
+    for where, text in others[:_MOST_TEMPLATES]:
+        request = {"template": text, "tokens": tokens, "conversations": _CONVERSATIONS}
+        try:
+            if len(text) > _MAX_TEMPLATE:
+                raise limited.Beyond(f"it is longer than {_MAX_TEMPLATE} characters")
+            answer = limited.call(lambda request=request: template.render(request), limits)
+        except (limited.Beyond, limited.Failed) as fault:
+            answer = {"refused": str(fault)}
+        if wrong := answer.get("refused") or answer.get("syntax"):
+            findings.append(_fault(f"it is refused: {wrong}", where))
+    if len(others) > _MOST_TEMPLATES:
+        findings.append(_fault(f"there are {len(others)} more templates; at most {_MOST_TEMPLATES} are", _WHERE))
+    return findings
+
+
 def template_findings(
     text: str | None, *, tokens: dict[str, str], limits: limited.Limits = LIMITS
 ) -> tuple[list[Finding], dict[str, bool]]:
@@ -81,6 +105,27 @@ def template_findings(
     except (limited.Beyond, limited.Failed) as fault:
         return _invalid(f"for a few short messages: {fault}")
     return _judge(answer)
+
+
+def _stated(found: Survey) -> Iterator[tuple[str, str]]:
+    """Every template of the folder, with its place."""
+    beside = found.folder / "additional_chat_templates"
+    paths = [path for name, path in sorted(found.usable.items()) if name.endswith(".jinja")]
+    if beside.is_dir() and not beside.is_symlink():
+        paths += [path for path in sorted(beside.glob("*.jinja")) if path.is_file() and not path.is_symlink()]
+    for path in paths:
+        with path.open("rb") as file:
+            yield path.relative_to(found.folder).as_posix(), file.read(_MAX_TEMPLATE + 4).decode("utf-8", "replace")
+    for name in ("chat_template.json", "tokenizer_config.json", "processor_config.json"):
+        try:
+            stated = read_json(found.usable[name]).get("chat_template")
+        except (KeyError, OSError, ValueError):
+            continue
+        entries = stated if isinstance(stated, list) else list(stated.items()) if isinstance(stated, dict) else [stated]
+        for entry in entries:
+            text = entry.get("template") if isinstance(entry, dict) else entry[1] if isinstance(entry, tuple) else entry
+            if isinstance(text, str):
+                yield f"{name}: chat_template", text
 
 
 def _named_template(name: str, stated: Any) -> tuple[str | None, list[Finding]]:
@@ -132,5 +177,11 @@ def _in_order(texts: tuple[str, ...], rendered: str) -> bool:
 
 
 def _invalid(message: str) -> tuple[list[Finding], dict[str, bool]]:
+    return [_fault(message, _WHERE)], {"chat": False}
+
+
+def _fault(message: str, where: str) -> Finding:
     remedy = "put the model's own chat_template.jinja there"
-    return [error("chat_template_invalid", _WHERE, message=message, remedy=remedy)], {"chat": False}
+    if where != _WHERE:
+        remedy = "put the model's own template there, or remove it"
+    return error("chat_template_invalid", where, message=message, remedy=remedy)

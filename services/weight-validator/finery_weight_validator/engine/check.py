@@ -142,8 +142,9 @@ def _try_out(work: JobFolder, spec: ValidateSpec, report: _Report) -> None:
     with _stage(work, "template", report):
         text, faults = chat.template_of(verdict.survey)
         report.findings += faults
+        tokens = report.loaded.special if report.loaded else {}
+        report.findings += chat.other_findings(verdict.survey, tokens=tokens)
         if not faults:
-            tokens = report.loaded.special if report.loaded else {}
             faults, facts = chat.template_findings(text, tokens=tokens)
             report.findings += faults
             verdict.facts |= facts

@@ -10,6 +10,7 @@ import hashlib
 import json
 import math
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -30,10 +31,14 @@ CODE = frozenset({
     ".cmd", ".ps1", ".class", ".jar", ".wasm",
 })  # fmt: skip
 ARCHIVES = frozenset({
-    ".zip", ".tar", ".tgz", ".gz", ".bz2", ".tbz", ".xz", ".txz", ".7z", ".rar", ".zst", ".lz4", ".whl", ".egg",
+    ".zip", ".tar", ".tgz", ".gz", ".bz2", ".tbz", ".tbz2", ".xz", ".txz", ".7z", ".rar", ".zst", ".tzst", ".lz4",
+    ".whl", ".egg", ".lzma", ".tlz", ".lz", ".z", ".br", ".cab", ".arj", ".ace", ".cpio", ".iso", ".dmg", ".deb",
+    ".rpm", ".apk",
 })  # fmt: skip
 KEPT_SUFFIXES = frozenset({".json", ".safetensors", ".txt", ".jinja", ".model", ".tiktoken"})
 KEPT_NAMES = ("license", "licence", "readme", "notice", "use_policy", "usage")
+HISTORY = ".git"
+"""What git keeps beside a model that was cloned; nothing of it is looked at, taken, or reached by a library."""
 MAX_FILES = 10_000
 MAX_DEPTH = 8
 MAX_JSON_BYTES = 64 * 2**20
@@ -45,6 +50,7 @@ _LARGEST_JSON = {
 }  # fmt: skip
 MAX_CODE_BYTES = 2**20
 MAX_TEXT_BYTES = 256 * 2**20
+_HALF_SIGN = re.compile(r"\\u[dD][89a-fA-F]")
 _CONVERT = (
     "convert the weights where you trust them: load them with transformers, call save_pretrained (it writes "
     "safetensors), then remove this file"
@@ -127,7 +133,12 @@ def read_json_value(path: Path) -> Any:
         raise ValueError(f"it has {size} bytes; at most {limit} are read")
     try:
         said = path.read_bytes().decode()
-        return json.loads(said, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_said_once)
+        value = json.loads(said, parse_constant=_refuse_constant, parse_float=_finite, object_pairs_hook=_said_once)
+        if _HALF_SIGN.search(said):
+            json.dumps(value, ensure_ascii=False).encode()
+        return value
+    except UnicodeEncodeError as fault:
+        raise ValueError("it holds half of a surrogate pair, which is no text") from fault
     except RecursionError as fault:
         raise ValueError("it is nested too deep") from fault
 
@@ -163,7 +174,10 @@ def _walk(folder: Path, findings: list[Finding], depth: int = 0) -> Iterator[Pat
         findings.append(_unreadable(folder.name, fault))
         return
     for entry in found:
-        if entry.is_dir(follow_symlinks=False) and depth < MAX_DEPTH:
+        plain = entry.is_dir(follow_symlinks=False)
+        if plain and depth == 0 and entry.name == HISTORY:
+            continue
+        if plain and depth < MAX_DEPTH:
             yield from _walk(Path(entry.path), findings, depth + 1)
         else:
             yield Path(entry.path)

@@ -126,7 +126,9 @@ def _read_header(path: Path) -> tuple[dict[str, Any], int, int]:
         raise _HeaderFault(f"the header is not JSON ({fault})") from fault
     if not isinstance(header, dict):
         raise _HeaderFault("the header is not a JSON object")
-    header.pop("__metadata__", None)
+    about = header.pop("__metadata__", None)
+    if about is not None and not (isinstance(about, dict) and all(type(text) is str for text in about.values())):
+        raise _HeaderFault("__metadata__ is no object of texts, so the reader of the format refuses the file")
     if len(header) > MAX_TENSORS:
         raise _HeaderFault(f"the header names {len(header)} tensors; at most {MAX_TENSORS} are read")
     return header, 8 + length, size - 8 - length

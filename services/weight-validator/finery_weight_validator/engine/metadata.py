@@ -5,15 +5,26 @@ Reads JSON under size limits and nothing else; the weights play no part here.
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from finery_contracts.jobs import Finding, ValidateSpec
-from finery_weight_validator.engine import published
+from finery_weight_validator.engine import published, structure
 from finery_weight_validator.engine.findings import error, info, warning
 from finery_weight_validator.engine.folder import Survey, read_json, read_json_value
 
+_WHOLE, _ANY = (int,), (int, float)
+_GENERATION_VALUES: Mapping[str, tuple[tuple[type, ...], float, float]] = {
+    "temperature": (_ANY, 0, math.inf), "top_p": (_ANY, 0, 1), "top_k": (_WHOLE, -1, math.inf),
+    "repetition_penalty": (_ANY, 0, math.inf), "max_length": (_WHOLE, 1, math.inf),
+    "max_new_tokens": (_WHOLE, 1, math.inf), "num_beams": (_WHOLE, 1, 1_000),
+    "num_return_sequences": (_WHOLE, 1, 1_000),
+}  # fmt: skip
+"""Kinds, least and most. top_k of 0, and of -1 where other engines wrote it, means that it is off."""
 _SAMPLING_KEYS = ("temperature", "top_p", "top_k")
+_ADAPTER = "adapter_config.json"
 _LICENCE_NAMES = ("license", "licence", "notice", "use_policy")
 _CARD_BYTES = 2**20
 _JUDGED_ELSEWHERE = frozenset({
@@ -37,10 +48,12 @@ def missing_parts(found: Survey) -> list[Finding]:
 
 
 def code_findings(found: Survey) -> list[Finding]:
-    """``remote_code`` for each JSON file that sends its loader to Python code which nobody has allowed."""
+    """``remote_code`` for each JSON file that sends its loader to Python code which nobody has allowed, and
+    ``adapter_not_merged`` for one that sends it to weights elsewhere.
+    """
     findings = []
-    for name in ("config.json", "tokenizer_config.json", "generation_config.json", "processor_config.json"):
-        content = _object_or_none(found, name)
+    for name in sorted(found.usable):
+        content = _object_or_none(found, name) if name.endswith("config.json") else None
         if content is None:
             continue
         for key in ("auto_map", "custom_generate", "custom_pipelines"):
@@ -53,6 +66,10 @@ def code_findings(found: Survey) -> list[Finding]:
                         remedy="remove the key, and use an architecture that transformers knows by itself",
                     )
                 )
+    if _ADAPTER in found.usable:
+        message = "loaders take it for an adapter, and load the base that it names instead of these weights"
+        remedy = "merge the adapter into its base and save the whole model, or remove this file"
+        findings.append(error("adapter_not_merged", _ADAPTER, message=message, remedy=remedy))
     return findings
 
 
@@ -71,8 +88,11 @@ def config_findings(found: Survey, spec: ValidateSpec) -> tuple[dict[str, Any] |
     return config, [*findings, *_architecture_findings(config, spec), *_quantisation_findings(config, spec)]
 
 
-def generation_findings(found: Survey) -> list[Finding]:
-    """``generation_config_not_json`` and ``do_sample_missing``."""
+def generation_findings(found: Survey, rows: object) -> list[Finding]:
+    """``generation_config_not_json``, ``do_sample_missing``, ``generation_value_wrong`` and ``token_id_outside``.
+
+    ``rows`` is config.json's ``vocab_size``; None when nobody knows it.
+    """
     name = "generation_config.json"
     if name not in found.usable:
         return []
@@ -81,16 +101,18 @@ def generation_findings(found: Survey) -> list[Finding]:
     except (OSError, ValueError) as fault:
         remedy = "put the model's own file there, or remove it"
         return [error("generation_config_not_json", name, message=f"it cannot be read: {fault}", remedy=remedy)]
+    findings = [*_value_findings(name, content), *structure.token_findings(content, rows, name)]
     stated = [key for key in _SAMPLING_KEYS if content.get(key) is not None]
     if not stated or content.get("do_sample") is True:
-        return []
+        return findings
     return [
+        *findings,
         error(
             "do_sample_missing",
             f"{name}: do_sample",
             message=f"it is not true, although {', '.join(stated)} is set; sampling would silently not happen",
             remedy=f"set do_sample to true, or remove {', '.join(stated)}",
-        )
+        ),
     ]
 
 
@@ -120,6 +142,18 @@ def licence_findings(found: Survey) -> list[Finding]:
                 return []
     remedy = "add the LICENSE file, or `license:` to the front matter of README.md"
     return [info("licence_missing", found.folder.name, message="nothing says under which licence it is", remedy=remedy)]
+
+
+def _value_findings(name: str, content: dict[str, Any]) -> list[Finding]:
+    findings = list[Finding]()
+    for key, (kinds, least, most) in _GENERATION_VALUES.items():
+        value = content.get(key)
+        if value is not None and not (type(value) in kinds and least <= value <= most):
+            message = f"{repr(value)[:40]} is no {'whole number' if float not in kinds else 'number'} from {least:g}"
+            message += f" to {most:g}" if most < math.inf else " up"
+            remedy = "put the model's own generation_config.json there, or remove the key"
+            findings.append(error("generation_value_wrong", f"{name}: {key}", message=message, remedy=remedy))
+    return findings
 
 
 def _architecture_findings(config: dict[str, Any], spec: ValidateSpec) -> list[Finding]:

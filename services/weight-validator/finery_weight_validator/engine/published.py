@@ -17,13 +17,14 @@ _NO_STRUCTURE = frozenset({
     "transformers_version", "_name_or_path", "torch_dtype", "dtype", "use_cache", "auto_map", "_attn_implementation",
     "quantization_config", "initializer_range",
 })  # fmt: skip
-_OLD_PLACES = {
-    "rope_theta": ("rope_parameters", "rope_theta"),
-    "rope_scaling": ("rope_parameters", None),
-    "rope_local_base_freq": ("rope_parameters", "sliding_attention", "rope_theta"),
-    "partial_rotary_factor": ("rope_parameters", "partial_rotary_factor"),
+_OLD_PLACES: Mapping[str, tuple[tuple[str, ...], ...]] = {
+    "rope_theta": (("rope_parameters", "rope_theta"), ("rope_parameters", "full_attention", "rope_theta")),
+    "rope_scaling": (("rope_parameters",),),
+    "rope_local_base_freq": (("rope_parameters", "sliding_attention", "rope_theta"),),
+    "partial_rotary_factor": (("rope_parameters", "partial_rotary_factor"),),
+    "num_experts": (("num_local_experts",),),
 }
-"""Where transformers 5 writes what earlier ones kept at the top of config.json; None: the whole of it."""
+"""Where transformers 5 writes what earlier ones kept at the top of config.json, the first that is there."""
 _REMEDY = "use the published config.json of this model, or choose the gallery entry that these weights belong to"
 _SHOWN = 200
 _SINGLE_PRECISION = 1e-6
@@ -78,12 +79,13 @@ def compare(config: Mapping[str, Any] | None, reference: Mapping[str, Any] | Non
 def _value_of(config: Mapping[str, Any], key: str) -> Any:
     if config.get(key) is not None or key not in _OLD_PLACES:
         return config.get(key)
-    value: Any = config
-    for step in _OLD_PLACES[key]:
-        if step is None:
-            continue
-        value = value.get(step) if isinstance(value, Mapping) else None
-    return value
+    for place in _OLD_PLACES[key]:
+        value: Any = config
+        for step in place:
+            value = value.get(step) if isinstance(value, Mapping) else None
+        if value is not None:
+            return value
+    return None
 
 
 def _same(held: Any, published: Any) -> bool:

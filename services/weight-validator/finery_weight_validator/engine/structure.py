@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +26,8 @@ _NEEDED = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attenti
 _GROUPED = frozenset({"mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "glm", "glm4",
                       "smollm3"})  # fmt: skip
 """Families whose missing ``num_key_value_heads`` means a fixed number, not the number of heads."""
-_LEFTOVERS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$")
+_LEFTOVERS = re.compile(r"rotary_emb\.inv_freq$|\.masked_bias$|\.attn\.bias$|\.mlp\.act(_fn)?\.scales$")
+_WEIGHT = re.compile(r"(^|\.)weight$|_proj\.bias$")
 _EMBEDDINGS = re.compile(r"(^|\.)(embed_tokens|wte|word_embeddings|embed_in)\.weight$")
 _REMEDY = "use the config.json and the weights of one and the same save"
 
@@ -35,6 +36,7 @@ _NUMBERS = ("rms_norm_eps", "layer_norm_eps", "rope_theta", "initializer_range",
             "partial_rotary_factor", "attn_logit_softcapping", "final_logit_softcapping")  # fmt: skip
 _COUNTS = ("max_position_embeddings", "sliding_window", "n_positions", "seq_length", "num_experts_per_tok",
            "moe_intermediate_size", "kv_channels")  # fmt: skip
+_ABOVE_ZERO = frozenset({"rms_norm_eps", "layer_norm_eps", "rope_theta", "factor"})
 _OFF_AT_ZERO = frozenset({"sliding_window"})
 """transformers itself writes 0 where the window is switched off."""
 _TRUTHS = ("tie_word_embeddings", "attention_bias", "mlp_bias", "use_cache", "use_sliding_window", "use_qk_norm")
@@ -113,7 +115,22 @@ def key_findings(config: Mapping[str, Any]) -> list[Finding]:
         if value is not None and not (type(value) is int and least <= value <= largest):
             findings.append(_differs(key, f"{_shown(value)} is no whole number from {least} to {largest}"))
     findings += _type_findings(config)
-    return findings or [*_ratio_findings(config), *_token_findings(config)]
+    return findings or [*_ratio_findings(config), *token_findings(config, config.get("vocab_size"))]
+
+
+def token_findings(said: Mapping[str, Any], rows: Any, file: str = "config.json") -> list[Finding]:
+    """``token_id_outside``: an end that the model cannot say never comes. Padding is replaced by loaders."""
+    findings = list[Finding]()
+    for key in _TOKENS if type(rows) is int else ():
+        value = said.get(key)
+        ids = value if isinstance(value, list) else [] if value is None else [value]
+        outside = [entry for entry in ids if type(entry) is not int or not 0 <= entry < rows]
+        if outside:
+            say = warning if key == "pad_token_id" else error
+            message = f"{_shown(outside[0])} is no id from 0 to {rows - 1}, the rows that vocab_size promises"
+            remedy = "use the config.json and the tokenizer of one and the same model"
+            findings.append(say("token_id_outside", f"{file}: {key}", message=message, remedy=remedy))
+    return findings
 
 
 def quantisation_findings(config: Mapping[str, Any] | None, tensors: Sequence[Tensor]) -> list[Finding]:
@@ -127,7 +144,7 @@ def quantisation_findings(config: Mapping[str, Any] | None, tensors: Sequence[Te
         return [
             error("quantization_config_missing", "config.json: quantization_config", message=message, remedy=remedy)
         ]
-    if stated and not packed and all(tensor.dtype in ("F64", "F32", "F16", "BF16") for tensor in tensors):
+    if stated and not _are_quantised(tensors):
         message = "it is there, but no tensor is quantised"
         remedy = "remove it, or use the quantised weights it belongs to"
         return [
@@ -136,13 +153,18 @@ def quantisation_findings(config: Mapping[str, Any] | None, tensors: Sequence[Te
     return []
 
 
+def _are_quantised(tensors: Sequence[Tensor]) -> bool:
+    return any(tensor.dtype not in _DTYPES.values() or _QUANTISED.search(tensor.name) for tensor in tensors)
+
+
 def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
     """``tensor_missing``, ``tensor_surplus``, ``tensor_shape_wrong`` and ``structure_differs``, by the family's layout.
 
     ``config`` must have passed ``key_findings``.
     """
     model_type = config.get("model_type")
-    if model_type not in _FAMILIES or config.get("quantization_config"):
+    stated = config.get("quantization_config") if _are_quantised(tensors) else None
+    if model_type not in _FAMILIES or (stated and not _is_awq(stated)):
         why = "quantised weights have a layout of their own" if model_type in _FAMILIES else "the family is not known"
         remedy = "nothing to do: loading the model compares them"
         return [info("structure_not_compared", f"model_type {model_type}", message=why, remedy=remedy)]
@@ -155,13 +177,20 @@ def layout_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> lis
         config = {**config, "num_hidden_layers": layers}  # the layers that are there can still be compared
     prefix = "" if "embed_tokens.weight" in by_name else "model."
     optional = {"lm_head.weight"} if _tied(config) else set[str]()
-    return findings + _compare(by_name, expected=_expected(config, prefix), optional=optional)
+    expected = _expected(config, prefix)
+    if stated:
+        expected = _packed(expected, stated)
+    return findings + _compare(by_name, expected=expected, optional=optional)
 
 
 def dtype_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list[Finding]:
-    """``dtype_mixed`` when floating weights of an unquantised model come in more than one type, ``dtype_differs``."""
+    """``tensor_dtype_wrong`` for weights of an unquantised model that are no real numbers, ``dtype_mixed`` when they
+    come in more than one type, ``dtype_differs``.
+    """
     if config.get("quantization_config"):
         return []
+    if unreal := [tensor for tensor in tensors if tensor.dtype[0] in "IUBC" and _is_weight(tensor)]:
+        return [_unreal(tensor) for tensor in unreal]
     kinds = Counter(tensor.dtype for tensor in tensors if "F" in tensor.dtype)
     stated = _DTYPES.get(str(config.get("dtype") or config.get("torch_dtype")))
     if len(kinds) == 1 and stated not in (None, *kinds):
@@ -181,6 +210,17 @@ def dtype_findings(config: Mapping[str, Any], tensors: Sequence[Tensor]) -> list
             remedy="save the model in one type, unless the mixture is meant",
         )
     ]
+
+
+def _is_weight(tensor: Tensor) -> bool:
+    """And no mask or table of positions, which some families keep beside their weights."""
+    return tensor.dtype != "BF16" and bool(_WEIGHT.search(tensor.name))
+
+
+def _unreal(tensor: Tensor) -> Finding:
+    message = f"its values are {tensor.dtype}, no type of a weight, and config.json says nothing of quantisation"
+    remedy = "save the model again in bf16, or put the config.json of the quantised model there"
+    return error("tensor_dtype_wrong", f"{tensor.file}: {tensor.name}", message=message, remedy=remedy)
 
 
 def vocabulary_findings(tensors: Sequence[Tensor], *, tokens: int) -> list[Finding]:
@@ -210,6 +250,11 @@ def _type_findings(config: Mapping[str, Any]) -> list[Finding]:
             value = config.get(key)
             if value is not None and type(value) not in types:
                 findings.append(_differs(key, f"{_shown(value)} is no {name}"))
+    for place, holder in _holders_of(config):
+        for key in sorted(_ABOVE_ZERO & holder.keys()):
+            value = holder[key]
+            if type(value) in (int, float) and value <= 0:
+                findings.append(_differs(f"{place}{key}", f"{_shown(value)} is not more than 0"))
     names = config.get("architectures")
     if isinstance(names, list) and not all(isinstance(entry, str) for entry in names):
         findings.append(_differs("architectures", "it holds something that is no text"))
@@ -222,19 +267,14 @@ def _type_findings(config: Mapping[str, Any]) -> list[Finding]:
     return findings
 
 
-def _token_findings(config: Mapping[str, Any]) -> list[Finding]:
-    """``token_id_outside``: an end that the model cannot say never comes. Padding is replaced by loaders."""
-    findings, rows = [], config.get("vocab_size")
-    for key in _TOKENS if rows else ():
-        value = config.get(key)
-        outside = [entry for entry in (value if isinstance(value, list) else [value]) if entry is not None]
-        outside = [entry for entry in outside if not 0 <= entry < rows]
-        if outside:
-            say = warning if key == "pad_token_id" else error
-            message = f"{outside[0]} is no id from 0 to {rows - 1}, the rows that vocab_size promises"
-            remedy = "use the config.json and the tokenizer of one and the same model"
-            findings.append(say("token_id_outside", f"config.json: {key}", message=message, remedy=remedy))
-    return findings
+def _holders_of(config: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """config.json, and where it says how positions turn, for each kind of layer too."""
+    yield "", config
+    for name in ("rope_parameters", "rope_scaling"):
+        turning = config.get(name)
+        if isinstance(turning, dict):
+            yield f"{name}.", turning
+            yield from ((f"{name}.{kind}.", said) for kind, said in turning.items() if isinstance(said, dict))
 
 
 def _ratio_findings(config: Mapping[str, Any]) -> list[Finding]:
@@ -317,6 +357,33 @@ def _feedforward(config: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
 
 def _tied(config: Mapping[str, Any]) -> bool:
     return bool(config.get("tie_word_embeddings", _FAMILIES[config["model_type"]].tied))
+
+
+def _is_awq(stated: Mapping[str, Any]) -> bool:
+    """In the one layout that is known here; others are left to the loading."""
+    bits, group = stated.get("bits"), stated.get("group_size")
+    usual = stated.get("quant_method") == "awq" and str(stated.get("version") or "gemm").lower() == "gemm"
+    return usual and bits in (2, 4, 8) and type(group) is int and (group > 0 or group == -1)
+
+
+def _packed(expected: Mapping[str, tuple[int, ...]], stated: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
+    """The same tensors after AWQ: a projection becomes whole numbers, zero points and scales, input first.
+
+    Source: AutoAWQ's WQLinear_GEMM, whose layout transformers reads.
+    """
+    said = stated.get("modules_to_not_convert")
+    kept = [str(name) for name in said] if isinstance(said, list) else []
+    packed: dict[str, tuple[int, ...]] = {}
+    for name, shape in expected.items():
+        module = name.removesuffix(".weight")
+        if not name.endswith("_proj.weight") or any(part in module for part in kept):
+            packed[name] = shape
+            continue
+        rows, columns = shape
+        group, words = stated["group_size"] if stated["group_size"] > 0 else columns, rows * stated["bits"] // 32
+        packed[f"{module}.qweight"] = (columns, words)
+        packed[f"{module}.qzeros"], packed[f"{module}.scales"] = (columns // group, words), (columns // group, rows)
+    return packed
 
 
 def _layer_count(names: Mapping[str, Tensor]) -> int:

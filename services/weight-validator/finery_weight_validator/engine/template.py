@@ -81,7 +81,7 @@ def _inspect(tree: jinja2.nodes.Template) -> None:
             raise Refused(f"it has more than {_MOST_NODES} parts")
         if isinstance(node, _LOADS):
             raise Refused(f"it reads another template ({type(node).__name__.lower()})")
-        if isinstance(node, jinja2.nodes.Getattr) and _HIDDEN_NAME.match(node.attr):
+        if isinstance(node, jinja2.nodes.Getattr | jinja2.nodes.NSRef) and _HIDDEN_NAME.match(node.attr):
             raise Refused(f"it names the attribute {node.attr[:60]!r}")
         if isinstance(node, jinja2.nodes.Name) and _HIDDEN_NAME.match(node.name):
             raise Refused(f"it names {node.name[:60]!r}")
@@ -91,6 +91,8 @@ def _inspect(tree: jinja2.nodes.Template) -> None:
             raise Refused("it takes attributes by a name that it computes (the filter attr)")
         if isinstance(node, jinja2.nodes.Call) and _is_huge_range(node):
             raise Refused(f"it counts to more than {_LARGEST_RANGE}")
+        if isinstance(node, jinja2.nodes.Mul) and any(_is_over(side, MAX_TEXT) for side in (node.left, node.right)):
+            raise Refused(f"it multiplies by more than {MAX_TEXT}")
 
 
 def _nodes(tree: jinja2.nodes.Node) -> Iterator[jinja2.nodes.Node]:
@@ -104,14 +106,16 @@ def _nodes(tree: jinja2.nodes.Node) -> Iterator[jinja2.nodes.Node]:
 def _is_huge_range(call: jinja2.nodes.Call) -> bool:
     if not (isinstance(call.node, jinja2.nodes.Name) and call.node.name == "range"):
         return False
-    for argument in call.args:
-        try:
-            value = argument.as_const()
-        except (jinja2.nodes.Impossible, ArithmeticError, TypeError, ValueError):
-            continue
-        if isinstance(value, int) and abs(value) > _LARGEST_RANGE:
-            return True
-    return False
+    return any(_is_over(argument, _LARGEST_RANGE) for argument in call.args)
+
+
+def _is_over(node: jinja2.nodes.Expr, most: int) -> bool:
+    """It is a number that is known before rendering, and larger than that."""
+    try:
+        value = node.as_const()
+    except (jinja2.nodes.Impossible, ArithmeticError, TypeError, ValueError):
+        return False
+    return isinstance(value, int) and abs(value) > most
 
 
 def _rendered(template: jinja2.Template, asked: dict[str, Any], tokens: dict[str, str]) -> dict[str, str]:

@@ -72,7 +72,8 @@ def _read_metadata(verdict: Verdict, spec: ValidateSpec) -> None:
     found = verdict.survey
     verdict.findings += metadata.missing_parts(found) + metadata.code_findings(found)
     verdict.config, faults = metadata.config_findings(found, spec)
-    verdict.findings += faults + metadata.generation_findings(found) + metadata.licence_findings(found)
+    rows = (verdict.config or {}).get("vocab_size")
+    verdict.findings += faults + metadata.generation_findings(found, rows) + metadata.licence_findings(found)
     verdict.findings += metadata.json_findings(found)
 
 
