@@ -227,10 +227,10 @@ async def test_a_project_comes_back_after_a_crash_of_the_server(server: NatsServ
 async def test_a_connection_that_fails_in_its_first_words_is_let_go(server: NatsServer) -> None:
     let_go = asyncio.Event()
 
-    async def break_off(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id": "x", "version": "2.11.0", "max_payload": 1048576}\r\n')
         await reader.readline()
-        writer.write_eof()  # a broker that goes down just then
+        writer.write(b"-ERR 'Maximum Connections Exceeded'\r\n")
         await reader.read()
         let_go.set()
         writer.close()
@@ -239,9 +239,10 @@ async def test_a_connection_that_fails_in_its_first_words_is_let_go(server: Nats
     await broker.start()
     server._process.kill()  # type: ignore[union-attr]
     await server.wait()
-    async with await asyncio.start_server(break_off, "127.0.0.1", server.port), asyncio.timeout(10):
+    async with await asyncio.start_server(refuse, "127.0.0.1", server.port), asyncio.timeout(10):
         await let_go.wait()
-    await broker.connection.close()
+    with contextlib.suppress(ConnectionError):
+        await broker.connection.close()
 
 
 async def test_the_configuration_for_containers_lets_in_the_same(tmp_path: Path) -> None:
