@@ -230,7 +230,7 @@ async def test_a_connection_that_fails_in_its_first_words_is_let_go(server: Nats
     async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b'INFO {"server_id": "x", "version": "2.11.0", "max_payload": 1048576}\r\n')
         await reader.readline()
-        writer.write(b"-ERR 'Maximum Connections Exceeded'\r\n")
+        writer.write(b"-ERR 'Authentication Timeout'\r\n")
         await reader.read()
         let_go.set()
         writer.close()
