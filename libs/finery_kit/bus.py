@@ -105,7 +105,7 @@ def make_broker(url: str, service: str) -> NatsBroker:
     async def on_error(fault: Exception) -> None:
         log.warning("bus_error", extra={"service": service, "error": repr(fault)})
         with contextlib.suppress(IncorrectState):  # it was never connected yet
-            _let_go(broker.connection)
+            let_go(broker.connection)
 
     broker = NatsBroker(
         url, name=service, max_reconnect_attempts=-1, reconnect_time_wait=1, connect_timeout=5,
@@ -114,7 +114,7 @@ def make_broker(url: str, service: str) -> NatsBroker:
     return broker
 
 
-def _let_go(client: Client) -> None:
+def let_go(client: Client) -> None:
     """nats-py keeps the socket of a connection that failed in its first words, and opens the next one beside it."""
     transport = client._transport  # pyright: ignore[reportPrivateUsage]
     if client.is_connecting and transport is not None:

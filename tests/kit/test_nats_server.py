@@ -14,7 +14,7 @@ from nats.aio.client import Client
 
 from finery_contracts.errors import InvalidRequest, Unavailable
 from finery_kit import bus_admission
-from finery_kit.bus import inbox_prefix, make_broker
+from finery_kit.bus import inbox_prefix, let_go, make_broker
 from finery_kit.bus_admission import bus_password
 from finery_kit.bus_init import bus_init
 from finery_kit.nats_config import password_variable, secrets_for, shared_config
@@ -198,17 +198,15 @@ async def test_a_project_waits_for_whoever_lets_it_in_and_a_service_does_not(ser
     assert not await is_let_in(server, "prj_1")
 
 
-# nats-py leaves the socket of a connection that was refused, as this one may be until the porter is back.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.usefixtures("porter")
 async def test_a_project_comes_back_after_a_crash_of_the_server(server: NatsServer) -> None:
     client = Client()
 
-    async def quiet(_: Exception) -> None:
-        return None
+    async def refused(_: Exception) -> None:  # as it may be until the porter is back
+        let_go(client)
 
     await client.connect(
-        server.url("prj_1"), max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=quiet,
+        server.url("prj_1"), max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=refused,
         inbox_prefix=inbox_prefix(server.url("prj_1")),
     )  # fmt: skip
     server._process.kill()  # type: ignore[union-attr]
