@@ -5,7 +5,6 @@ Where Postgres cannot be started, the tests that want it fail and say what to do
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,14 +14,6 @@ from finery_kit.postgres_server import PostgresServer, postgres_server
 
 OWNERS = ("studio", "deployer", "notifier", "billing_meter")
 """Services with a database of their own, as they stand in a URL."""
-
-
-def pytest_collection_finish() -> None:
-    """What was imported and collected stays: the garbage collector need not read it again and again, which had taken
-    a quarter of the time of tests that build a whole application each."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(100_000, 10, 10)
 
 
 @pytest.fixture(scope="session")

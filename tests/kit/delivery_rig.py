@@ -10,7 +10,6 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
-import nats
 from nats.aio.client import Client
 from sqlalchemy import MetaData
 from sqlmodel import col, select
@@ -18,6 +17,7 @@ from sqlmodel import col, select
 from finery_contracts.access import ProjectCreated, ProjectView
 from finery_contracts.envelope import Event
 from finery_contracts.streams import EVENTS
+from finery_kit.bus import let_go
 from finery_kit.db import Database, Transaction, utc_now
 from finery_kit.delivery import OutboxRow, emit
 from finery_kit.nats_server import nats_binary
@@ -52,13 +52,15 @@ class Broker:
             self._process = None
 
 
-async def quiet(_fault: Exception) -> None:
-    """Reconnecting is what these tests are about."""
-
-
 @contextlib.asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Client]:
-    client = await nats.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=quiet)
+    client = Client()
+
+    async def quiet(_fault: Exception) -> None:
+        """Reconnecting is what these tests are about."""
+        let_go(client)
+
+    await client.connect(url, max_reconnect_attempts=-1, reconnect_time_wait=0.05, error_cb=quiet)
     try:
         yield client
     finally:
